@@ -1,0 +1,373 @@
+"""The configuration: one pydantic tree is one YAML file, and the only place where defaults live.
+
+Reading, environment overrides and error reports are in `agent.configload`. Durations are written as
+`250ms`, `30s`, `5m`, `1h` or a number of seconds; sizes as `64MiB` or a number of bytes. Unknown keys
+are errors: a misspelt `max_stale` must not silently mean the default. No secret value is ever a
+field of this tree: credentials are named by where they are (`CredentialRef`).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from agent.units import AbsolutePath, Bytes, SecretName, Seconds, absolute
+
+Environment = Literal["development", "staging", "production"]
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B|B)?")
+_UNIT_BYTES = {
+    None: 1,
+    "B": 1,
+    **{f"{prefix}B": 1000**power for power, prefix in enumerate("KMGT", start=1)},
+    **{f"{prefix}iB": 1024**power for power, prefix in enumerate("KMGT", start=1)},
+}
+
+
+def parse_duration(value: object) -> object:
+    """`1h30m`, `250ms`, `5` → seconds. Anything else is handed on for pydantic to refuse.
+
+    Raises:
+        ValueError: a text that is no duration.
+    """
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    parts = list(_DURATION.finditer(text))
+    if parts and "".join(part.group(0) for part in parts) == text:
+        return sum(float(part.group(1)) * _UNIT_SECONDS[part.group(2)] for part in parts)
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError("not a duration; write 250ms, 30s, 5m or 1h") from None
+
+
+def parse_size(value: object) -> object:
+    """`64MiB`, `1GB`, `4096` → bytes.
+
+    Raises:
+        ValueError: a text that is no size.
+    """
+    if not isinstance(value, str):
+        return value
+    match = _SIZE.fullmatch(value.strip())
+    if match is None:
+        raise ValueError("not a size; write 64MiB, 1GB or a number of bytes")
+    return int(float(match.group(1)) * _UNIT_BYTES[match.group(2)])
+
+
+def _parse_mode(value: object) -> object:
+    """`"0440"` → 0o440. A bare YAML number is refused: `0440` and `440` would differ by reader."""
+    if isinstance(value, str) and re.fullmatch(r"0?[0-7]{3}", value):
+        return int(value, 8)
+    raise ValueError('not a file mode; write it quoted, as "0400"')
+
+
+def _parse_path(value: object) -> object:
+    return absolute(value) if isinstance(value, str | Path) and str(value) else value
+
+
+Duration = Annotated[Seconds, BeforeValidator(parse_duration), Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[Seconds, BeforeValidator(parse_duration), Field(gt=0, allow_inf_nan=False)]
+Size = Annotated[Bytes, BeforeValidator(parse_size), Field(ge=0)]
+Mode = Annotated[int, BeforeValidator(_parse_mode)]
+FilePath = Annotated[AbsolutePath, BeforeValidator(_parse_path)]
+HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s/?#]+([/?#]\S*)?$")]
+Name = Annotated[
+    SecretName,
+    Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$", max_length=200),
+]
+
+
+class Section(BaseModel):
+    """Common rules of every section: closed, frozen, defaults checked as well."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True
+    )
+
+
+class CredentialRef(Section):
+    """Where a credential is: a secret of the agent's own chain, or a file. Exactly one of them."""
+
+    secret: Name | None = Field(None, description="Name of a secret in the agent's own chain.")
+    field: str | None = Field(None, description="Field to take when the secret is a JSON object.")
+    file: FilePath | None = Field(None, description="File that holds the credential.")
+    env: str | None = Field(
+        None, description="Environment variable; works, with a warning: prefer `secret` or `file`."
+    )
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> CredentialRef:
+        if sum(source is not None for source in (self.secret, self.file, self.env)) != 1:
+            raise ValueError("name exactly one of `secret`, `file`, `env`")
+        return self
+
+
+class Log(Section):
+    """What is logged and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+
+
+class Web(Section):
+    """The face: read-only HTTP, and the admin socket for everything that changes something."""
+
+    listen: str = Field("0.0.0.0:9900", pattern=r"^[^\s:]*:\d{1,5}$", description="HOST:PORT")
+    admin_socket: FilePath | None = Field(
+        None, description="Unix socket for changing verbs, mode 0600; default STATE_DIR/admin.sock."
+    )
+
+
+class LocalStore(Section):
+    """The local AES-256-GCM store."""
+
+    path: FilePath = Field(
+        AbsolutePath(Path("/var/lib/jules-agent/secrets.enc")), description="The encrypted file."
+    )
+    key_file: FilePath | None = Field(
+        None, description="32 bytes, raw or as hex or base64; readable by its owner alone."
+    )
+    passphrase_file: FilePath | None = Field(
+        None, description="A passphrase, from which scrypt derives the key; readable by its owner."
+    )
+
+    @model_validator(mode="after")
+    def _one_key(self) -> LocalStore:
+        if self.key_file is not None and self.passphrase_file is not None:
+            raise ValueError("name `key_file` or `passphrase_file`, not both")
+        return self
+
+
+class SecretItem(Section):
+    """One secret that the trader needs, and how it is written."""
+
+    name: Name
+    format: Literal["json", "raw"] = "json"
+    path: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$",
+        description="File below the directory; default: the name, with .json for json.",
+    )
+    required: bool = Field(True, description="Whether readiness waits for it.")
+
+    @property
+    def target(self) -> str:
+        """The file's path below the secrets directory."""
+        if self.path is not None:
+            return self.path
+        return f"{self.name}.json" if self.format == "json" else self.name
+
+
+class Secrets(Section):
+    """Job one: secrets into a tmpfs, all of them in one atomic step."""
+
+    enabled: bool = True
+    directory: FilePath = AbsolutePath(Path("/run/secrets/trading"))
+    allow_disk: bool = Field(
+        False, description="Accept a directory that is not tmpfs; development only."
+    )
+    items: tuple[SecretItem, ...] = ()
+    local: LocalStore = LocalStore()
+    cache_ttl: Positive = Seconds(300.0)
+    max_stale: Duration = Field(
+        Seconds(86400.0),
+        description="How old the last good values may get while the provider is down.",
+    )
+    check_interval: Positive = Field(
+        Seconds(5.0), description="How often drift and the local store's file are looked at."
+    )
+    init_deadline: Positive = Field(Seconds(30.0), description="Longest that `init` waits.")
+    file_mode: Mode = Field("0400", description="Mode of each published file.")
+    dir_mode: Mode = Field("0700", description="Mode of each published directory.")
+    keep_generations: int = Field(2, ge=1, le=16, description="Old generations kept for readers.")
+    keep_for: Duration = Field(Seconds(60.0), description="Shortest time an old one is kept.")
+
+    @model_validator(mode="after")
+    def _distinct_targets(self) -> Secrets:
+        seen: set[str] = set()
+        for item in self.items:
+            if item.target in seen:
+                raise ValueError(f"two secrets would be written to {item.target!r}")
+            seen.add(item.target)
+        for target in seen:
+            parts = target.split("/")
+            for length in range(1, len(parts)):
+                if "/".join(parts[:length]) in seen:
+                    raise ValueError(f"{'/'.join(parts[:length])!r} would be a file and a folder")
+        return self
+
+
+class FolderStore(Section):
+    """A bundle store that is a folder: `channels/ENV.json` and `bundles/VERSION/`."""
+
+    path: FilePath
+    poll: Positive = Field(Seconds(10.0), description="Slow poll behind inotify.")
+
+
+class TraderHealth(Section):
+    """The trader's own /health, asked before a flip and after it."""
+
+    url: HttpUrl = "http://localhost:8000/health"
+    timeout: Positive = Seconds(2.0)
+    attempts: int = Field(3, ge=1, le=100)
+    interval: Duration = Seconds(1.0)
+    required: tuple[str, ...] = Field(
+        ("model_loaded", "risk_system_active", "database_connected"),
+        description="Indicators that must be true in the answer.",
+    )
+    version_field: str = Field(
+        "model_version", description="Field of the answer that names the version it runs."
+    )
+    adopt_within: Duration = Field(
+        Seconds(15.0),
+        description="After a flip the trader must report the new version within this; 0: not asked.",
+    )
+
+
+class BakeGate(Section):
+    """A PromQL condition in an alert's sense: any result while baking is a breach."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    expr: str = Field(min_length=1)
+
+
+class Bake(Section):
+    """How long a new version is watched, and by what."""
+
+    duration: Duration = Seconds(60.0)
+    interval: Positive = Seconds(1.0)
+    gates: tuple[BakeGate, ...] = (
+        BakeGate(name="critical-alerts", expr='ALERTS{alertstate="firing", severity="critical"}'),
+    )
+
+
+class Limits(Section):
+    """Bounds on what a bundle may be."""
+
+    max_files: int = Field(1000, ge=4)
+    max_size: Size = Bytes(8 * 1024**3)
+    headroom: Size = Field(Bytes(256 * 1024**2), description="Disk left free after staging.")
+
+
+class Bundles(Section):
+    """Job two: model bundles, staged, proved, flipped, baked, rolled back."""
+
+    enabled: bool = True
+    root: FilePath = AbsolutePath(Path("/opt/intradayjules/models"))
+    store: FolderStore | None = Field(None, description="Where desired versions come from.")
+    channel: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9_.-]+$", description="Default: the environment's name."
+    )
+    require_manifest: bool | None = Field(
+        None, description="Default: true in production, false elsewhere."
+    )
+    health: TraderHealth = TraderHealth()
+    bake: Bake = Bake()
+    limits: Limits = Limits()
+    settle: Duration = Field(Seconds(0.5), description="Shortest time between two flips.")
+
+
+class Target(Section):
+    """One process that is scraped."""
+
+    job: str = Field("trader", pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$")
+    url: HttpUrl = "http://localhost:8000/metrics"
+    labels: dict[str, str] = Field(default_factory=dict)
+
+
+class PagerDuty(Section):
+    """PagerDuty Events v2."""
+
+    url: HttpUrl = "https://events.pagerduty.com/v2/enqueue"
+    routing_key: CredentialRef
+    severities: tuple[str, ...] = ("critical",)
+    timeout: Positive = Seconds(5.0)
+
+
+class Slack(Section):
+    """Slack, by incoming webhook. The webhook's URL is itself a secret."""
+
+    webhook_url: CredentialRef
+    channel: str = "#trading-alerts"
+    severities: tuple[str, ...] = ("critical", "warning", "info")
+    timeout: Positive = Seconds(5.0)
+
+
+class Alerts(Section):
+    """Job three: Prometheus's rules, judged here, delivered surely."""
+
+    enabled: bool = True
+    targets: tuple[Target, ...] = (Target(),)
+    interval: Positive = Seconds(1.0)
+    timeout: Positive = Field(Seconds(0.8), description="Deadline of one scrape.")
+    max_body: Size = Field(Bytes(16 * 1024**2), description="Largest exposition that is read.")
+    max_series: int = Field(20000, ge=100)
+    rules: tuple[str, ...] = Field(
+        (), description="Rule files or glob patterns; default: the rules shipped with the agent."
+    )
+    external_labels: dict[str, str] = Field(default_factory=dict)
+    pagerduty: PagerDuty | None = None
+    slack: Slack | None = None
+    repeat_interval: Positive = Field(
+        Seconds(4 * 3600.0), description="A firing alert is told again after this."
+    )
+    outbox_limit: int = Field(10000, ge=100, description="Undelivered notifications kept.")
+
+    @model_validator(mode="after")
+    def _distinct_jobs(self) -> Alerts:
+        names = [target.job for target in self.targets]
+        if len(set(names)) != len(names):
+            raise ValueError("two targets have the same `job`")
+        return self
+
+
+class Config(Section):
+    """The whole configuration of one agent."""
+
+    environment: Environment = "development"
+    state_dir: FilePath | None = Field(
+        None, description="State, lock and audit log; default BUNDLES.ROOT/.agent."
+    )
+    grace_period: Positive = Field(Seconds(10.0), description="Longest that a drain may take.")
+    log: Log = Log()
+    web: Web = Web()
+    secrets: Secrets = Secrets()
+    bundles: Bundles = Bundles()
+    alerts: Alerts = Alerts()
+
+    @model_validator(mode="after")
+    def _fits_environment(self) -> Config:
+        if self.secrets.enabled and self.secrets.allow_disk and self.environment != "development":
+            raise ValueError(
+                "secrets.allow_disk is for development only: mount a tmpfs on secrets.directory"
+            )
+        return self
+
+    @property
+    def state_path(self) -> AbsolutePath:
+        """Where state, lock and audit log are."""
+        return self.state_dir or AbsolutePath(self.bundles.root / ".agent")
+
+    @property
+    def admin_socket(self) -> AbsolutePath:
+        """The unix socket for changing verbs."""
+        return self.web.admin_socket or AbsolutePath(self.state_path / "admin.sock")
+
+    @property
+    def channel(self) -> str:
+        """Name of the channel document that this agent follows."""
+        return self.bundles.channel or self.environment
+
+    @property
+    def manifest_required(self) -> bool:
+        """Whether a bundle without a manifest is refused."""
+        if self.bundles.require_manifest is not None:
+            return self.bundles.require_manifest
+        return self.environment == "production"

@@ -1,0 +1,1 @@
+"""Logging, metrics and redaction: what all three jobs stand on."""
