@@ -1,8 +1,8 @@
 """Time, as a parameter.
 
-Everything that waits or stamps takes a `Clock`; a test hands in one that it moves by hand. Durations
-come from `monotonic()`, so that a step of the wall clock never ends a lease or fires an alert;
-`now()` is only for what a person or another program reads.
+Everything that waits or stamps takes a `Clock`; a test hands in one that it moves by hand.
+Durations come from `monotonic()`, so that a step of the wall clock never ends a lease or fires an
+alert; `now()` is only for what a person or another program reads.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The configuration: one pydantic tree is one YAML file, and the only place where defaults live.
 
-Reading, environment overrides and error reports are in `agent.configload`. Durations are written as
-`250ms`, `30s`, `5m`, `1h` or a number of seconds; sizes as `64MiB` or a number of bytes. Unknown keys
-are errors: a misspelt `max_stale` must not silently mean the default. No secret value is ever a
-field of this tree: credentials are named by where they are (`CredentialRef`).
+Reading, environment overrides and error reports are in `agent.configload`. Durations are written
+as `250ms`, `30s`, `5m`, `1h` or a number of seconds; sizes as `64MiB` or a number of bytes. Unknown
+keys are errors: a misspelt `max_stale` must not silently mean the default. No secret value is ever
+a field of this tree: credentials are named by where they are (`CredentialRef`).
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from agent.units import AbsolutePath, Bytes, SecretName, Seconds, absolute
+from agent.units import AbsolutePath, Bytes, Seconds, SecretName, absolute
 
 Environment = Literal["development", "staging", "production"]
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B|B)?")
-_UNIT_BYTES = {
+_UNIT_BYTES: dict[str | None, int] = {
     None: 1,
     "B": 1,
     **{f"{prefix}B": 1000**power for power, prefix in enumerate("KMGT", start=1)},
@@ -184,8 +184,12 @@ class Secrets(Section):
         Seconds(5.0), description="How often drift and the local store's file are looked at."
     )
     init_deadline: Positive = Field(Seconds(30.0), description="Longest that `init` waits.")
-    file_mode: Mode = Field("0400", description="Mode of each published file.")
-    dir_mode: Mode = Field("0700", description="Mode of each published directory.")
+    file_mode: Mode = Field(
+        0o400, validate_default=False, description="Mode of each published file."
+    )
+    dir_mode: Mode = Field(
+        0o700, validate_default=False, description="Mode of each published directory."
+    )
     keep_generations: int = Field(2, ge=1, le=16, description="Old generations kept for readers.")
     keep_for: Duration = Field(Seconds(60.0), description="Shortest time an old one is kept.")
 
@@ -227,7 +231,7 @@ class TraderHealth(Section):
     )
     adopt_within: Duration = Field(
         Seconds(15.0),
-        description="After a flip the trader must report the new version within this; 0: not asked.",
+        description="The trader must report the new version this soon after a flip; 0: not asked.",
     )
 
 

@@ -14,7 +14,7 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import choose_encoder
 
-from agent.telemetry.metrics import METRICS, PREFIX, _check
+from agent.telemetry.metrics import METRICS, PREFIX, check
 
 
 class PrometheusRecorder:
@@ -68,6 +68,6 @@ class PrometheusRecorder:
         return generate_latest(self.registry)
 
     def _child(self, name: str, kind: str, labels: dict[str, str]) -> Counter | Gauge | Histogram:
-        _check(name, kind, labels)  # type: ignore[arg-type]
+        check(name, kind, labels)  # type: ignore[arg-type]
         metric = self._metrics[name]
         return metric.labels(**labels) if labels else metric

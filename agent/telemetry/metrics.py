@@ -1,8 +1,9 @@
 """Every metric of the agent, declared once, and the narrow way in which jobs record them.
 
 Jobs see only `Recorder`; the init path hands them `NullRecorder` and never pays for the client
-library. An undeclared name or label is a KeyError or ValueError at once, so a test that walks a path
-also checks its metrics. Names follow Prometheus's conventions: base units, `_total` for counters.
+library. An undeclared name or label is a KeyError or ValueError at once, so a test that walks a
+path also checks its metrics. Names follow Prometheus's conventions: base units, `_total` for
+counters.
 """
 
 from __future__ import annotations
@@ -100,19 +101,19 @@ class NullRecorder:
     """Records nothing: for the init path and for tests of something else."""
 
     def inc(self, name: str, amount: float = 1.0, **labels: str) -> None:
-        _check(name, "counter", labels)
+        check(name, "counter", labels)
 
     def set(self, name: str, value: float, **labels: str) -> None:
-        _check(name, "gauge", labels)
+        check(name, "gauge", labels)
 
     def observe(self, name: str, value: float, **labels: str) -> None:
-        _check(name, "histogram", labels)
+        check(name, "histogram", labels)
 
     def forget(self, name: str, **labels: str) -> None:
-        _check(name, METRICS[name].kind, labels)
+        check(name, METRICS[name].kind, labels)
 
 
-def _check(name: str, kind: Kind, labels: dict[str, str]) -> None:
+def check(name: str, kind: Kind, labels: dict[str, str]) -> None:
     spec = METRICS[name]
     if spec.kind != kind or set(labels) != set(spec.labels):
         raise ValueError(f"metric {name} is a {spec.kind} with labels {spec.labels}")

@@ -26,7 +26,7 @@ class Redactor:
         self._ordered: tuple[str, ...] = ()
 
     def learn(self, name: str, value: bytes) -> None:
-        """Register the value of secret `name`, replacing its earlier value: whole and field by field."""
+        """Register the value of secret `name`, whole and by field, replacing its earlier value."""
         texts = frozenset(text for text in _texts(value) if len(text) >= MIN_LENGTH)
         with self._lock:
             if self._known.get(name) == texts:
@@ -75,8 +75,11 @@ def _texts(value: bytes) -> Iterable[str]:
 
 
 _PUBLIC_FIELDS = frozenset(
-    "host hostname port username user database dbname ssl_mode sslmode region bucket account_id "
-    "client_id api_version endpoint url".split()
+    (
+        *("host", "hostname", "port", "username", "user", "database", "dbname"),
+        *("ssl_mode", "sslmode", "region", "bucket", "account_id", "client_id"),
+        *("api_version", "endpoint", "url"),
+    )
 )
 
 
