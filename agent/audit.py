@@ -9,6 +9,7 @@ off at the next start and noted as a record of its own. No record ever holds a s
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
 import json
@@ -34,7 +35,7 @@ class AuditError(AgentError):
 
 
 class AuditLog:
-    """The chain in `directory`. Safe to use from any thread of one process."""
+    """The chain in `directory`. Safe from any thread and beside other processes that append."""
 
     def __init__(self, directory: Path, clock: Clock | None = None) -> None:
         """Open or begin the chain.
@@ -52,8 +53,13 @@ class AuditLog:
                 os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW,
                 0o600,
             )
-            torn = _cut_torn_tail(self._fd)
-            self._seq, self._last = _tail(self._fd)
+            fcntl.flock(self._fd, fcntl.LOCK_EX)  # a line being written elsewhere is not torn
+            try:
+                torn = _cut_torn_tail(self._fd)
+                self._seq, self._last = _tail(self._fd)
+                self._end = os.fstat(self._fd).st_size
+            finally:
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
         except OSError as error:
             raise AuditError(
                 f"audit log {self.path} cannot be opened: {error.strerror}",
@@ -82,31 +88,41 @@ class AuditLog:
         Raises:
             AuditError: the line is not on disk; the caller decides whether to go on.
         """
+        told = {
+            "at": round(self._clock.now(), 6),
+            "actor": actor,
+            "action": action,
+            "subject": subject,
+            "outcome": outcome,
+            "detail": dict(detail or {}),
+        }
         with self._lock:
-            record = {
-                "seq": self._seq + 1,
-                "at": round(self._clock.now(), 6),
-                "actor": actor,
-                "action": action,
-                "subject": subject,
-                "outcome": outcome,
-                "detail": dict(detail or {}),
-                "prev": self._last,
-            }
-            record["hash"] = _digest(self._key, record)
-            line = json.dumps(record, separators=(",", ":"), sort_keys=True).encode() + b"\n"
-            end = os.fstat(self._fd).st_size
             try:
-                fs.write_all(self._fd, line)
-                os.fsync(self._fd)
+                fcntl.flock(self._fd, fcntl.LOCK_EX)
+                try:
+                    self._append(told)
+                finally:
+                    fcntl.flock(self._fd, fcntl.LOCK_UN)
             except OSError as error:
-                os.ftruncate(self._fd, end)  # half a line would read as tampering
                 raise AuditError(
                     f"audit log {self.path} cannot be written: {error.strerror}",
                     "free space on its volume; nothing was recorded",
                 ) from error
-            self._seq += 1
-            self._last = str(record["hash"])
+
+    def _append(self, told: dict[str, Any]) -> None:
+        end = os.fstat(self._fd).st_size
+        if end != self._end:  # another process has appended: its last record is our predecessor
+            self._seq, self._last = _tail(self._fd)
+        record = {**told, "seq": self._seq + 1, "prev": self._last}
+        record["hash"] = _digest(self._key, record)
+        line = json.dumps(record, separators=(",", ":"), sort_keys=True).encode() + b"\n"
+        try:
+            fs.write_all(self._fd, line)
+            os.fsync(self._fd)
+        except OSError:
+            os.ftruncate(self._fd, end)  # half a line would read as tampering
+            raise
+        self._seq, self._last, self._end = record["seq"], record["hash"], end + len(line)
 
     def close(self) -> None:
         os.close(self._fd)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -34,7 +32,6 @@ class PrometheusRecorder:
                 self._metrics[name] = Counter(full, spec.help, spec.labels, registry=self.registry)
             else:
                 self._metrics[name] = Gauge(full, spec.help, spec.labels, registry=self.registry)
-        gc.freeze()  # what lives for ever need not be walked on every collection
 
     def inc(self, name: str, amount: float = 1.0, **labels: str) -> None:
         metric = self._child(name, "counter", labels)

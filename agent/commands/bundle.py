@@ -1,0 +1,98 @@
+"""`jules-agent bundle …`: publish to a store, and the verbs of a running agent's rollouts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from agent.commands.common import ago, config_path, read_config, show, table
+from agent.errors import Exit, UsageError
+
+
+def publish(arguments: argparse.Namespace) -> int:
+    """Files first, then the manifest, then the channel document."""
+    from agent.bundles.publish import publish as put
+
+    source = Path(arguments.source).absolute()
+    store, channel = arguments.store, arguments.channel
+    if store is None or channel is None:
+        if config_path(arguments) is None:
+            raise UsageError("no store named", "give --store and --channel, or --config")
+        config = read_config(arguments)
+        channel = channel or config.channel
+        if store is None and config.bundles.store is None:
+            raise UsageError("bundles.store is not configured", "give --store FOLDER")
+        store = store or str(config.bundles.store.path if config.bundles.store else "")
+    version = arguments.version or _version_of(source)
+    manifest = put(source, Path(store).absolute(), version, channel)
+    told = {
+        "version": version,
+        "channel": channel,
+        "files": len(manifest.files),
+        "bytes": sum(entry.size for entry in manifest.files),
+        "digest": manifest.digest,
+    }
+    text = f"published {version}: {told['files']} files, {told['bytes']} bytes, channel {channel}"
+    show(arguments, told, text)
+    return 0
+
+
+def _version_of(source: Path) -> str:
+    try:
+        return str(json.loads((source / "metadata.json").read_bytes())["version"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UsageError(
+            f"{source}/metadata.json names no version", "give --version, or mend the file"
+        ) from None
+
+
+def deploy(arguments: argparse.Namespace) -> int:
+    """Ask the running agent for one rollout and wait for its end."""
+    source = str(Path(arguments.source).absolute()) if arguments.source else None
+    wanted = {"version": arguments.version, "source": source, "force": arguments.force}
+    return _ended(arguments, _ask(arguments, "deploy", wanted, timeout=1800.0))
+
+
+def rollback(arguments: argparse.Namespace) -> int:
+    """Ask the running agent to flip back."""
+    wanted = {"version": arguments.version, "reason": arguments.reason}
+    return _ended(arguments, _ask(arguments, "rollback", wanted, timeout=120.0))
+
+
+def history(arguments: argparse.Namespace) -> int:
+    """What was deployed, newest first."""
+    rollouts = _ask(arguments, "history", {"limit": arguments.limit}, timeout=10.0)["history"]
+    now = time.time()
+    rows = [
+        (
+            str(item["version"]),
+            str(item["state"]),
+            str(item["from_version"] or "-"),
+            ago(now - item["started_at"]) + " ago",
+            str(item["actor"]),
+            f"{item['ended_at'] - item['started_at']:.2f}s" if item["ended_at"] else "running",
+            str(item["reason"] or ""),
+        )
+        for item in rollouts
+    ]
+    headings = ("VERSION", "STATE", "FROM", "STARTED", "BY", "TOOK", "WHY")
+    show(arguments, rollouts, table(rows, headings) or "nothing has been deployed yet")
+    return 0
+
+
+def _ask(
+    arguments: argparse.Namespace, verb: str, wanted: dict[str, Any], timeout: float
+) -> dict[str, Any]:
+    from agent.web.client import call
+
+    return call(read_config(arguments).admin_socket, verb, wanted, timeout=timeout)
+
+
+def _ended(arguments: argparse.Namespace, rollout: dict[str, Any]) -> int:
+    state = str(rollout["state"]).upper()
+    reason = f": {rollout['reason']}" if rollout.get("reason") else ""
+    show(arguments, rollout, f"{rollout['version']} is {state}{reason}")
+    return Exit.GOOD if state == "ACTIVE" else Exit.BUNDLE

@@ -1,0 +1,171 @@
+"""`jules-agent check`: a doctor. Looks at everything that can be looked at without changing it.
+
+Each finding is good, a warning or a failure, with a remedy; any failure ends with exit code 2. It
+opens key files only to check who may read them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from agent import fs
+from agent.commands.common import read_config, show
+from agent.config import Config, CredentialRef
+from agent.errors import AgentError, Exit
+from agent.hardening import harden
+
+Verdict = Literal["good", "warn", "fail"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at."""
+
+    verdict: Verdict
+    what: str
+    remedy: str = ""
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Look at everything; print all findings; 0 when nothing fails."""
+    config = read_config(arguments)
+    findings = [Finding("good", f"configuration is valid ({config.environment})")]
+    looks: list[Callable[[Config], Iterator[Finding]]] = [
+        _process,
+        _state,
+        _secrets,
+        _bundles,
+        _rules,
+        _credentials,
+    ]
+    for look in looks:
+        findings.extend(look(config))
+    signs = {"good": "ok  ", "warn": "warn", "fail": "FAIL"}
+    lines = []
+    for finding in findings:
+        lines.append(f"{signs[finding.verdict]}  {finding.what}")
+        if finding.remedy:
+            lines.append(f"      what to do: {finding.remedy}")
+    tree = [{"verdict": f.verdict, "what": f.what, "remedy": f.remedy} for f in findings]
+    show(arguments, tree, "\n".join(lines))
+    failed = any(finding.verdict == "fail" for finding in findings)
+    return Exit.USAGE if failed else Exit.GOOD
+
+
+def _process(_config: Config) -> Iterator[Finding]:
+    seen = harden()
+    if seen.dumpable or seen.core_limit != 0:
+        yield Finding("warn", "the kernel refused to close this process to its neighbours")
+    else:
+        yield Finding("good", "process memory is closed to its neighbours; no core dumps")
+
+
+def _state(config: Config) -> Iterator[Finding]:
+    folder = config.state_path
+    place = _nearest(folder)
+    if os.access(place, os.W_OK):
+        yield Finding("good", f"state folder {folder} is writable ({fs.filesystem_type(place)})")
+    else:
+        yield Finding(
+            "fail", f"state folder {folder} is not writable", "set state_dir or its owner"
+        )
+
+
+def _secrets(config: Config) -> Iterator[Finding]:
+    if not config.secrets.enabled:
+        return
+    directory = config.secrets.directory
+    kind = fs.filesystem_type(_nearest(directory))
+    if kind in ("tmpfs", "ramfs"):
+        yield Finding("good", f"secrets directory {directory} is on {kind}")
+    elif config.secrets.allow_disk:
+        yield Finding("warn", f"secrets directory {directory} is on {kind}", "use a tmpfs")
+    else:
+        yield Finding("fail", f"secrets directory {directory} is on {kind}", "mount a tmpfs there")
+    local = config.secrets.local
+    key = local.key_file or local.passphrase_file
+    if key is None:
+        yield Finding("fail", "the local store has no key", "set secrets.local.key_file")
+    else:
+        yield _private(Path(key), "key of the local store")
+
+
+def _bundles(config: Config) -> Iterator[Finding]:
+    if not config.bundles.enabled:
+        return
+    root = config.bundles.root
+    current = fs.read_link(root / "current")
+    if current is None:
+        yield Finding("warn", f"{root}/current does not exist yet", "init or run will make it")
+    elif not (root / current).is_dir():
+        yield Finding("fail", f"{root}/current points at nothing", "start the agent: it reconciles")
+    else:
+        yield Finding("good", f"{root}/current is {Path(current).name}")
+    store = config.bundles.store
+    if store is None:
+        yield Finding("warn", "no bundle store is configured", "set bundles.store")
+    elif not (store.path / "channels" / f"{config.channel}.json").is_file():
+        yield Finding(
+            "warn", f"the store has no channel {config.channel}", "publish with `bundle publish`"
+        )
+    else:
+        yield Finding("good", f"the store {store.path} has channel {config.channel}")
+
+
+def _rules(config: Config) -> Iterator[Finding]:
+    if not config.alerts.enabled:
+        return
+    from agent.alerts.rules import load_rules
+
+    try:
+        groups = load_rules(config.alerts.rules)
+    except AgentError as error:
+        yield Finding("fail", str(error), error.remedy)
+        return
+    count = sum(len(group.rules) for group in groups)
+    yield Finding("good", f"{count} rules in {len(groups)} groups load")
+    if config.alerts.pagerduty is None and config.alerts.slack is None:
+        yield Finding("warn", "alerts go nowhere", "configure alerts.pagerduty or alerts.slack")
+
+
+def _credentials(config: Config) -> Iterator[Finding]:
+    if not config.alerts.enabled:
+        return
+    refs: list[tuple[str, CredentialRef]] = []
+    if config.alerts.pagerduty:
+        refs.append(("PagerDuty routing key", config.alerts.pagerduty.routing_key))
+    if config.alerts.slack:
+        refs.append(("Slack webhook", config.alerts.slack.webhook_url))
+    for what, ref in refs:
+        if ref.env is not None:
+            yield Finding(
+                "warn",
+                f"{what} comes from the environment, where every child process sees it",
+                "put it into the secrets chain or a file",
+            )
+        elif ref.file is not None:
+            yield _private(Path(ref.file), what)
+        else:
+            yield Finding("good", f"{what} comes from secret {ref.secret}")
+
+
+def _private(path: Path, what: str) -> Finding:
+    try:
+        seen = path.lstat()
+    except OSError as error:
+        return Finding("fail", f"{what}: {path}: {error.strerror}", "make it, mode 0400")
+    if not stat.S_ISREG(seen.st_mode) or seen.st_mode & 0o077:
+        return Finding("fail", f"{what}: {path} is open to others", f"chmod 0400 {path}")
+    return Finding("good", f"{what}: {path} is readable by its owner alone")
+
+
+def _nearest(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path

@@ -1,0 +1,90 @@
+"""`jules-agent init`: the init container. Secrets first, then a verified bundle, then exit.
+
+Only what the configuration uses is imported; no event loop, no metrics library. What it did is
+logged and printed; the exit code says what was missing (3 secrets, 4 bundle, 6 store).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+from agent import fs
+from agent.audit import AuditLog
+from agent.clock import SystemClock
+from agent.commands.common import read_config, set_up_logging, show
+from agent.config import Config
+from agent.hardening import harden
+from agent.telemetry.metrics import NullRecorder
+from agent.telemetry.redaction import REDACTOR
+
+
+def init(arguments: argparse.Namespace) -> int:
+    """Bring the pod to where the trader may start."""
+    began = time.monotonic()
+    harden()
+    config = read_config(arguments)
+    set_up_logging(config, arguments)
+    fs.make_dirs_durable(config.state_path)
+    audit = AuditLog(config.state_path)
+    told: dict[str, Any] = {}
+    try:
+        if config.secrets.enabled:
+            told["secrets"] = _secrets(config, audit)
+        if config.bundles.enabled:
+            told["bundle"] = _bundle(config, audit)
+    finally:
+        audit.close()
+    told["seconds"] = round(time.monotonic() - began, 3)
+    show(arguments, told, _text(told))
+    return 0
+
+
+def _secrets(config: Config, audit: AuditLog) -> dict[str, Any]:
+    from agent.secrets.service import SecretsService
+
+    service = SecretsService(
+        config.secrets,
+        environment=config.environment,
+        audit=audit,
+        recorder=NullRecorder(),
+        clock=SystemClock(),
+        redactor=REDACTOR,
+    )
+    result = service.publish_once()
+    return {
+        "generation": result.generation,
+        "changed": result.changed,
+        "files": result.files,
+        "directory": str(config.secrets.directory),
+    }
+
+
+def _bundle(config: Config, audit: AuditLog) -> dict[str, Any]:
+    from agent.bundles.init import init_bundle
+
+    version = init_bundle(
+        config.bundles,
+        channel=config.channel,
+        manifest_required=config.manifest_required,
+        state_dir=config.state_path,
+        audit=audit,
+        clock=SystemClock(),
+    )
+    return {"version": version, "root": str(config.bundles.root)}
+
+
+def _text(told: dict[str, Any]) -> str:
+    lines = []
+    if "secrets" in told:
+        seen = told["secrets"]
+        what = "published" if seen["changed"] else "already published"
+        lines.append(
+            f"secrets: {seen['files']} {what} as generation {seen['generation']}"
+            f" in {seen['directory']}"
+        )
+    if "bundle" in told:
+        lines.append(f"bundle: {told['bundle']['version']} is current in {told['bundle']['root']}")
+    lines.append(f"ready for the trader after {told['seconds'] * 1000:.0f} ms")
+    return "\n".join(lines)

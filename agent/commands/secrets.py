@@ -1,0 +1,118 @@
+"""`jules-agent secrets …`: the local store, and a nudge for the running agent.
+
+A value is read from a file or standard input, never from the command line, where every process of
+the machine could read it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Literal
+
+from agent.commands.common import ago, read_config, show, table
+from agent.errors import UsageError
+from agent.secrets import verbs
+from agent.secrets.model import SecretType
+
+
+def put(arguments: argparse.Namespace) -> int:
+    """Store one secret."""
+    config = read_config(arguments)
+    value = Path(arguments.file).read_bytes() if arguments.file else sys.stdin.buffer.read()
+    kind: Literal["json", "bytes"] = "json"
+    if arguments.raw:
+        kind = "bytes"
+    else:
+        value = _checked_json(value)
+    version = verbs.put(
+        config.secrets,
+        arguments.name,
+        value,
+        kind=kind,
+        secret_type=_secret_type(arguments.type),
+        description=arguments.description,
+    )
+    told = {"name": arguments.name, "version": version}
+    show(arguments, told, f"stored {arguments.name}, version {version}")
+    return 0
+
+
+def _checked_json(value: bytes) -> bytes:
+    try:
+        json.loads(value)
+    except ValueError:
+        raise UsageError(
+            "the value is not JSON", "pass a JSON object or text, or --raw for plain bytes"
+        ) from None
+    return value
+
+
+def _secret_type(name: str) -> SecretType:
+    try:
+        return SecretType(name)
+    except ValueError:
+        known = ", ".join(kind.value for kind in SecretType)
+        raise UsageError(f"no such secret type: {name}", f"use one of {known}") from None
+
+
+def get(arguments: argparse.Namespace) -> int:
+    """Print a value: what a person asked for by name, on standard output and nowhere else."""
+    fetched = verbs.get(read_config(arguments).secrets, arguments.name)
+    sys.stdout.flush()
+    sys.stdout.buffer.write(fetched.value.reveal())
+    if sys.stdout.isatty():
+        sys.stdout.write("\n")
+    sys.stdout.flush()
+    return 0
+
+
+def list_names(arguments: argparse.Namespace) -> int:
+    """Names and what is known of them; never a value."""
+    import time
+
+    entries = verbs.list_names(read_config(arguments).secrets)
+    now = time.time()
+    rows = [
+        (
+            entry.name,
+            entry.secret_type,
+            entry.version,
+            ago(now - entry.updated_at),
+            entry.description,
+        )
+        for entry in entries
+    ]
+    tree = [
+        {
+            "name": entry.name,
+            "type": entry.secret_type,
+            "version": entry.version,
+            "updated_at": entry.updated_at,
+            "description": entry.description,
+        }
+        for entry in entries
+    ]
+    text = table(rows, ("NAME", "TYPE", "VERSION", "AGE", "DESCRIPTION"))
+    show(arguments, tree, text or "the store holds no secret")
+    return 0
+
+
+def new_key(arguments: argparse.Namespace) -> int:
+    """Make a key file; one that exists is never replaced."""
+    path = Path(arguments.file).absolute()
+    verbs.new_key_file(path)
+    show(arguments, {"key_file": str(path)}, f"wrote a new 32-byte key to {path}, mode 0600")
+    return 0
+
+
+def refresh(arguments: argparse.Namespace) -> int:
+    """Ask the running agent to fetch and publish now."""
+    from agent.web.client import call
+
+    answer = call(read_config(arguments).admin_socket, "refresh", {}, timeout=60.0)
+    what = "published" if answer.get("changed") else "nothing changed in"
+    show(arguments, answer, f"{what} generation {answer.get('generation')}")
+    return 0

@@ -1,0 +1,159 @@
+"""The configuration: every error at once, each with its place; overrides by their weight."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.config import parse_duration, parse_size
+from agent.configload import ConfigError, load_config
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "agent.yaml"
+    path.write_text(text)
+    return path
+
+
+def problems_of(path: Path, environ: dict[str, str] | None = None) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, environ or {})
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_no_file_and_no_environment_give_the_defaults() -> None:
+    config = load_config(None, {})
+    assert config.environment == "development"
+    assert config.web.listen == "0.0.0.0:9900"
+    assert config.secrets.cache_ttl == 300
+    assert config.state_path == config.bundles.root / ".agent"
+
+
+def test_every_error_is_told_at_once_with_its_line_and_remedy(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "environment: prod\n"
+        "secrets:\n"
+        "  items:\n"
+        "    - name: ../passwd\n"
+        "  cache_ttl: five\n"
+        "  max_stlae: 3\n"
+        "alerts:\n"
+        "  interval: -1s\n",
+    )
+    told = problems_of(path)
+    assert len(told) == 5
+    for line, option in [
+        (1, "environment"),
+        (4, "secrets.items[0].name"),
+        (5, "secrets.cache_ttl"),
+        (6, "secrets.max_stlae"),
+        (8, "alerts.interval"),
+    ]:
+        assert any(f"{path}:{line}: {option}: " in problem for problem in told), (line, told)
+    assert all(" — " in problem or "not a duration" in problem for problem in told)
+
+
+def test_a_key_that_is_there_twice_is_an_error_and_not_the_last_one_wins(tmp_path: Path) -> None:
+    told = problems_of(write(tmp_path, "log: {level: info}\nlog: {level: debug}\n"))
+    assert told == [f"{tmp_path}/agent.yaml:2: log: also on line 1 — keep one of them"]
+
+
+def test_broken_yaml_is_told_with_its_line(tmp_path: Path) -> None:
+    [told] = problems_of(write(tmp_path, "log:\n  level: [info\nweb: x\n"))
+    assert told.startswith(f"{tmp_path}/agent.yaml:3: ")
+
+
+def test_a_missing_file_is_told_with_a_remedy(tmp_path: Path) -> None:
+    [told] = problems_of(tmp_path / "none.yaml")
+    assert "no such file" in told
+    assert "--config" in told
+
+
+def test_an_error_never_shows_the_value_that_was_written(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, "alerts:\n  pagerduty:\n    routing_key: R0UT1NGK3Y\n    severities: 5\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, {"JULES_ALERTS__SLACK__WEBHOOK_URL": "https://hooks/S3CR3T"})
+    assert "R0UT1NGK3Y" not in str(caught.value)
+    assert "S3CR3T" not in str(caught.value)
+
+
+def test_the_environment_outweighs_the_file_and_names_its_own_errors(tmp_path: Path) -> None:
+    path = write(tmp_path, "alerts:\n  interval: 5s\n")
+    assert load_config(path, {"JULES_ALERTS__INTERVAL": "500ms"}).alerts.interval == 0.5
+    [told] = problems_of(path, {"JULES_ALERTS__INTERVAL": "soon"})
+    assert told.startswith("JULES_ALERTS__INTERVAL: alerts.interval: ")
+
+
+def test_the_predecessors_variables_keep_working(tmp_path: Path) -> None:
+    config = load_config(
+        None,
+        {
+            "ENVIRONMENT": "staging",
+            "DEPLOYMENT_ROOT": str(tmp_path),
+            "HEALTH_CHECK_URL": "http://localhost:8123/health",
+            "PAGERDUTY_INTEGRATION_KEY": "never-copied",
+            "SLACK_WEBHOOK_URL": "never-copied-either",
+            "SLACK_CHANNEL": "#desk",
+        },
+    )
+    assert config.environment == "staging"
+    assert config.bundles.root == tmp_path
+    assert config.bundles.health.url == "http://localhost:8123/health"
+    assert config.alerts.pagerduty is not None
+    assert config.alerts.pagerduty.routing_key.env == "PAGERDUTY_INTEGRATION_KEY"
+    assert config.alerts.slack is not None
+    assert config.alerts.slack.channel == "#desk"
+    assert "never-copied" not in repr(config)
+
+
+def test_two_secrets_may_not_be_written_to_one_file(tmp_path: Path) -> None:
+    text = "secrets:\n  items:\n    - {name: a/b}\n    - {name: c, path: a/b.json}\n"
+    [told] = problems_of(write(tmp_path, text))
+    assert "two secrets would be written to 'a/b.json'" in told
+
+
+def test_a_disk_directory_for_secrets_is_refused_outside_development(tmp_path: Path) -> None:
+    text = "environment: production\nsecrets: {allow_disk: true}\n"
+    [told] = problems_of(write(tmp_path, text))
+    assert "development only" in told
+
+
+@given(st.integers(0, 10**6))
+def test_durations_add_up(seconds: int) -> None:
+    minutes, rest = divmod(seconds, 60)
+    assert parse_duration(f"{minutes}m{rest}s") == pytest.approx(seconds)
+    assert parse_duration(f"{seconds * 1000}ms") == pytest.approx(seconds)
+
+
+@given(st.text(max_size=20))
+def test_a_text_is_a_duration_or_a_clear_error(text: str) -> None:
+    try:
+        value = parse_duration(text)
+    except ValueError:
+        return
+    assert isinstance(value, float)
+
+
+def test_sizes_know_binary_and_decimal_units() -> None:
+    assert parse_size("64MiB") == 64 * 1024 * 1024
+    assert parse_size("2GB") == 2 * 10**9
+    with pytest.raises(ValueError, match="not a size"):
+        parse_size("lots")
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_configuration_or_a_clear_error(
+    tmp_path_factory: pytest.TempPathFactory, body: bytes
+) -> None:
+    path = tmp_path_factory.mktemp("any") / "agent.yaml"
+    path.write_bytes(body)
+    try:
+        load_config(path, {})
+    except ConfigError as error:
+        assert error.problems
