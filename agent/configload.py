@@ -142,6 +142,7 @@ def _index(
             if here in lines:
                 what = f"also on line {lines[here]}"
                 problems.append(Problem(f"{name}:{line}", _dotted(here), what, "keep one of them"))
+                continue
             lines[here] = line
             _index(value, here, lines, problems, name)
     elif isinstance(node, yaml.SequenceNode):

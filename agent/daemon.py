@@ -1,4 +1,4 @@
-"""The long-running agent: builds the parts, hands each the little it needs of the others, runs them.
+"""The long-running agent: builds the parts, hands each what it needs of the others.
 
 Start order:
 1. state folder, its lock (one agent a folder), state file, audit log

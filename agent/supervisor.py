@@ -83,7 +83,7 @@ class Supervisor:
         self._mark(name, "stopped")
         try:
             await self._jobs[name].drain()
-        except Exception:
+        except Exception:  # noqa: BLE001 - a drain that fails must not stop the others
             _log.exception("drain failed", job=name)
 
     def conditions(self) -> list[Condition]:
@@ -112,7 +112,7 @@ class Supervisor:
                 reason = "ended without being asked to"
             except asyncio.CancelledError:
                 raise
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, the job starts again
                 reason = REDACTOR.scrub(f"{type(error).__name__}: {error}")
                 _log.exception("job crashed", job=job.name)
             ran = self._clock.monotonic() - started
