@@ -45,9 +45,9 @@ clean: ## Remove what was made here
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/.made: requirements.lock pyproject.toml
-	@PYTHON="$(PYTHON)" sh images/venv.sh .venv requirements.lock
+	@PYTHON="$(PYTHON)" sh .ci/venv.sh .venv requirements.lock
 	@touch $@
 
 .venv-dev/.made: requirements-dev.lock pyproject.toml
-	@PYTHON="$(PYTHON)" sh images/venv.sh .venv-dev requirements-dev.lock
+	@PYTHON="$(PYTHON)" sh .ci/venv.sh .venv-dev requirements-dev.lock
 	@touch $@

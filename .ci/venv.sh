@@ -40,3 +40,5 @@ from agent.cli import main
 sys.exit(main())
 EOS
 chmod 755 "$folder/bin/jules-agent"
+# Compiled here, since a read-only or PYTHONDONTWRITEBYTECODE environment never would.
+"$folder/bin/python" -m compileall -q agent
