@@ -1,0 +1,1 @@
+"""The demo: a small trading process, a receiver of pages, and the story that the agent plays."""
