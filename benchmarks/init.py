@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.harness import Bar, arguments, compiled, finish, median, timed
 
 ROOT = Path(__file__).resolve().parent.parent
-BUNDLE = ROOT / "agent" / "demo" / "bundles" / "v1"
+BUNDLE = ROOT / "agent" / "demo" / "bundles" / "v2025-07-06"
 SECRETS = ("database/main", "broker/interactive_brokers", "api_key/pagerduty")
 
 
