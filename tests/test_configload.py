@@ -28,7 +28,7 @@ def test_no_file_and_no_environment_give_the_defaults() -> None:
     config = load_config(None, {})
     assert config.environment == "development"
     assert config.web.listen == "0.0.0.0:9900"
-    assert config.secrets.cache_ttl == 300
+    assert config.secrets.cache_ttl == 300.0
     assert config.state_path == config.bundles.root / ".agent"
 
 

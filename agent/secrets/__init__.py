@@ -1,0 +1,1 @@
+"""Job one: secrets into a tmpfs, all of them in one atomic step."""

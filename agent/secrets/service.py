@@ -1,0 +1,233 @@
+"""The synchronous core: provider → chain → cache → generation. Used by `init`, the job, the verbs.
+
+No event loop here, so that the init container pays for none. Every access is audited (who, what,
+version, provider, outcome) and counted; every value is made known to the redactor before anyone
+else sees it. An audit log that cannot be written stops the access: a secret handed out without a
+record is worse than a refresh that comes late.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from agent.audit import AuditLog
+from agent.clock import Clock
+from agent.config import SecretItem, Secrets
+from agent.secrets.cache import Cache
+from agent.secrets.chain import Chain
+from agent.secrets.errors import SecretsError, ShapeError, UnavailableError
+from agent.secrets.generation import Item, Published, Publisher
+from agent.secrets.model import Fetched, secret_name
+from agent.secrets.providers.base import Provider
+from agent.secrets.providers.local import LocalStore
+from agent.telemetry.logs import get_logger
+from agent.telemetry.metrics import Recorder
+from agent.telemetry.redaction import Redactor
+from agent.units import Seconds, SecretName
+
+_log = get_logger(__name__)
+
+_FIRST_WAIT = 0.2
+_LONGEST_WAIT = 3.0
+
+
+def local_store(config: Secrets, clock: Clock) -> LocalStore:
+    """The local provider as configured."""
+    local = config.local
+    return LocalStore(
+        local.path, key_file=local.key_file, passphrase_file=local.passphrase_file, clock=clock
+    )
+
+
+class SecretsService:
+    """Everything about one configuration's secrets. Safe from any thread but for publishing."""
+
+    def __init__(
+        self,
+        config: Secrets,
+        *,
+        environment: str,
+        audit: AuditLog | None,
+        recorder: Recorder,
+        clock: Clock,
+        redactor: Redactor,
+        providers: Sequence[Provider] | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Nothing is read yet. `providers` overrides those of the configuration."""
+        self.config = config
+        self.environment = environment
+        self._audit = audit
+        self._recorder = recorder
+        self._clock = clock
+        self._redactor = redactor
+        self._sleep = sleep
+        self.chain = Chain(providers or [local_store(config, clock)], self._told)
+        self.cache = Cache(
+            self._load,
+            clock,
+            ttl=config.cache_ttl,
+            max_stale=config.max_stale,
+            told=lambda result: recorder.inc("secret_cache_total", result=result),
+        )
+        self.publisher = publisher(config, clock)
+        self.errors: dict[SecretName, SecretsError] = {}
+
+    def get(self, name: str) -> bytes:
+        """One secret's bytes through the cache.
+
+        Raises:
+            SecretsError: none that is fresh or stale within its bound.
+        """
+        return self.fetch(name).value.reveal()
+
+    def fetch(self, name: str) -> Fetched:
+        """One secret through the cache, with what is known of it; raises as `get`."""
+        return self.cache.get(secret_name(name))
+
+    def fetch_all(self, *, refresh: bool = False) -> dict[str, Item]:
+        """Every declared secret as a file to be, by path; in parallel where there are several.
+
+        Raises:
+            SecretsError: a required one is missing. `errors` then says why, name by name.
+        """
+        read = self.cache.refresh if refresh else self.cache.get
+        items: dict[str, Item] = {}
+        found: dict[SecretName, SecretsError] = {}
+        wanted = self.config.items
+
+        def one(item: SecretItem) -> Item | SecretsError:
+            try:
+                return as_item(item, read(secret_name(item.name)))
+            except SecretsError as error:
+                return error
+
+        if len(wanted) > 4:
+            with ThreadPoolExecutor(max_workers=8) as pool:
+                answers = list(pool.map(one, wanted))
+        else:
+            answers = [one(item) for item in wanted]
+        for item, answer in zip(wanted, answers, strict=True):
+            if isinstance(answer, SecretsError):
+                found[item.name] = answer
+            else:
+                items[answer.path] = answer
+        self.errors = found
+        missing = [item.name for item in wanted if item.required and item.name in found]
+        if missing:
+            first = found[missing[0]]
+            others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+            raise type(first)(f"required secret {missing[0]}{others}: {first}", first.remedy)
+        return items
+
+    def publish(self, *, refresh: bool = False) -> Published:
+        """Fetch and publish, once.
+
+        Raises:
+            SecretsError: a required secret is missing or the directory cannot take the set; what
+                was published before is as it was.
+        """
+        began = self._clock.monotonic()
+        try:
+            result = self.publisher.publish(self.fetch_all(refresh=refresh))
+        except SecretsError:
+            self._recorder.inc("secret_publishes_total", outcome="failed")
+            raise
+        outcome = "flipped" if result.changed else "unchanged"
+        self._recorder.inc("secret_publishes_total", outcome=outcome)
+        self._recorder.set("secret_generation", result.generation)
+        for what in result.repaired:
+            self._recorder.inc("secret_drift_repairs_total", what=what)
+        if result.changed:
+            took = self._clock.monotonic() - began
+            self._recorder.observe("secret_publish_seconds", took)
+            self._record("secret.publish", str(self.config.directory), "ok", result)
+        return result
+
+    def publish_once(self) -> Published:
+        """Publish for the init container: retried with jitter until `init_deadline`.
+
+        Raises:
+            SecretsError: the last reason, at once where waiting cannot mend it.
+        """
+        give_up = time.monotonic() + self.config.init_deadline
+        wait = _FIRST_WAIT
+        while True:
+            try:
+                return self.publish()
+            except UnavailableError as error:
+                left = give_up - time.monotonic()
+                if left <= 0:
+                    raise
+                pause = min(left, wait * random.uniform(0.5, 1.0))
+                _log.warning("waiting for secrets", error=str(error), seconds_left=round(left, 1))
+                self._sleep(pause)
+                wait = min(_LONGEST_WAIT, wait * 2)
+
+    def _load(self, name: SecretName) -> Fetched:
+        fetched = self.chain.read(name)
+        self._redactor.learn(name, fetched.value.reveal())
+        detail = {"provider": fetched.provider, "version": fetched.version}
+        if self._audit is not None:
+            self._audit.append("agent", "secret.read", name, "ok", detail)
+        return fetched
+
+    def _told(self, provider: str, name: SecretName, outcome: str) -> None:
+        self._recorder.inc("secret_reads_total", provider=provider, outcome=outcome)
+        if outcome != "ok" and self._audit is not None:
+            self._audit.append("agent", "secret.read", name, outcome, {"provider": provider})
+
+    def _record(self, action: str, subject: str, outcome: str, result: Published) -> None:
+        if self._audit is not None:
+            detail = {"generation": result.generation, "files": result.files}
+            self._audit.append("agent", action, subject, outcome, detail)
+
+
+def publisher(config: Secrets, clock: Clock) -> Publisher:
+    """The publisher of the configured directory."""
+    return Publisher(
+        directory=config.directory,
+        clock=clock,
+        file_mode=config.file_mode,
+        dir_mode=config.dir_mode,
+        keep=config.keep_generations,
+        keep_for=Seconds(config.keep_for),
+        allow_disk=config.allow_disk,
+    )
+
+
+def as_item(item: SecretItem, fetched: Fetched) -> Item:
+    """The file that `item` asks for, from the fetched value.
+
+    Raises:
+        ShapeError: the format is json and the value is not.
+    """
+    data = fetched.value.reveal()
+    if item.format == "json":
+        try:
+            json.loads(data)
+        except ValueError:
+            raise ShapeError(
+                f"secret {item.name} is to be written as json and is not JSON",
+                "store it as JSON, or set format: raw",
+            ) from None
+    elif fetched.kind == "json":
+        data = _plain(data)
+    return Item(
+        path=item.target,
+        data=data,
+        name=item.name,
+        version=fetched.version,
+        provider=fetched.provider,
+        fetched_at=fetched.fetched_at,
+    )
+
+
+def _plain(data: bytes) -> bytes:
+    """A JSON text without its quotes, so that `raw` gives what a program expects of a key file."""
+    tree = json.loads(data)
+    return tree.encode() if isinstance(tree, str) else data
