@@ -1,0 +1,1 @@
+"""Job two: model bundles, staged, proved, flipped, baked, rolled back."""
