@@ -1,8 +1,8 @@
 """What one job may ask of another, without knowing it: handed over by the daemon.
 
 A rollout asks whether the trader's secrets are fresh (`SecretGate`) and what a PromQL condition
-says right now (`MetricGate`). The answers are plain data, so that the asking side can decide alone and
-fail closed: no fresh samples is an answer too, and not a good one.
+says right now (`MetricGate`). The answers are plain data, so that the asking side can decide alone
+and fail closed: no fresh samples is an answer too, and not a good one.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class EvalError(AlertsError):
 
 
 class RuleError(AlertsError):
-    """Rule files that cannot be used; the message lists every problem: file, group, rule, reason."""
+    """Rule files that cannot be used; the message lists each problem: file, group, rule, reason."""
 
 
 class ExpositionError(AlertsError):
