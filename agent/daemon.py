@@ -69,6 +69,7 @@ class Daemon:
         self._latched = False
         self._draining = False
         self._reload_error: str | None = None
+        self._reloads: set[asyncio.Task[None]] = set()
         self._stack = contextlib.ExitStack()
         self._open_state()
         try:
@@ -204,11 +205,12 @@ class Daemon:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, leave)
-        loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reload_quietly()))
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
 
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
-        self._stack.callback(task.cancel)  # holds the reference; ends with the daemon
+    def _on_hangup(self) -> None:
+        task = asyncio.ensure_future(self._reload_quietly())
+        self._reloads.add(task)  # the loop itself keeps no reference
+        task.add_done_callback(self._reloads.discard)
 
     async def _heartbeat(self) -> None:
         while True:
@@ -224,6 +226,8 @@ class Daemon:
             await self.reload()
         except AgentError as error:
             _log.error("reload refused; the old configuration stays", error=error.told())
+        except Exception:  # a bug in a part must not pass for a reload that worked
+            _log.exception("reload failed; the old configuration stays")
 
     async def reload(self) -> None:
         """Read the configuration again and apply all of it, or nothing.

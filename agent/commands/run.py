@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
+from types import FrameType
 
 from agent.commands.common import config_path, read_config, set_up_logging
 from agent.hardening import harden
@@ -10,6 +13,8 @@ from agent.hardening import harden
 
 def run(arguments: argparse.Namespace) -> int:
     """Harden, read the configuration, run the daemon until it is told to leave."""
+    # As process 1 of a container nothing ends us by default, not even before the loop is up.
+    signal.signal(signal.SIGTERM, _leave_before_start)
     harden()
     config = read_config(arguments)
     set_up_logging(config, arguments)
@@ -18,3 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     from agent.daemon import Daemon
 
     return asyncio.run(Daemon(config, config_path(arguments)).run())
+
+
+def _leave_before_start(_number: int, _frame: FrameType | None) -> None:
+    sys.exit(0)
