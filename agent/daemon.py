@@ -32,6 +32,7 @@ from agent.configload import load_config
 from agent.errors import AgentError, UsageError
 from agent.health import Condition, Job, ready
 from agent.secrets.job import SecretsJob
+from agent.reload import refuse_fixed
 from agent.state import StateDB
 from agent.supervisor import Supervisor
 from agent.telemetry.exporter import PrometheusRecorder
@@ -226,8 +227,9 @@ class Daemon:
             await self.reload()
         except AgentError as error:
             _log.error("reload refused; the old configuration stays", error=error.told())
-        except Exception:  # a bug in a part must not pass for a reload that worked
-            _log.exception("reload failed; the old configuration stays")
+        except Exception as error:  # noqa: BLE001 - a bug must not pass for a reload that worked
+            self._reload_error = REDACTOR.scrub(f"{type(error).__name__}: {error}")
+            _log.exception("reload failed")
 
     async def reload(self) -> None:
         """Read the configuration again and apply all of it, or nothing.
@@ -376,27 +378,6 @@ def _enabled(job: T | None, name: str) -> T:
     if job is None:
         raise UsageError(f"the {name} job is switched off", f"set {name}.enabled: true")
     return job
-
-
-def refuse_fixed(old: Config, new: Config) -> None:
-    """Refuse a reload that changes what is fixed for the life of the process.
-
-    Raises:
-        UsageError: names every such option.
-    """
-    fixed: tuple[tuple[str, Any, Any], ...] = (
-        ("environment", old.environment, new.environment),
-        ("state_dir", old.state_path, new.state_path),
-        ("web", (old.web.listen, old.admin_socket), (new.web.listen, new.admin_socket)),
-        ("secrets.enabled", old.secrets.enabled, new.secrets.enabled),
-        ("bundles.enabled", old.bundles.enabled, new.bundles.enabled),
-        ("alerts.enabled", old.alerts.enabled, new.alerts.enabled),
-    )
-    changed = [name for name, before, after in fixed if before != after]
-    if changed:
-        raise UsageError(
-            f"cannot change while running: {', '.join(changed)}", "restart the agent for these"
-        )
 
 
 def pod_name() -> str:
