@@ -31,8 +31,8 @@ from agent.config import Config
 from agent.configload import load_config
 from agent.errors import AgentError, UsageError
 from agent.health import Condition, Job, ready
-from agent.secrets.job import SecretsJob
 from agent.reload import refuse_fixed
+from agent.secrets.job import SecretsJob
 from agent.state import StateDB
 from agent.supervisor import Supervisor
 from agent.telemetry.exporter import PrometheusRecorder
