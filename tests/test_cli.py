@@ -1,0 +1,131 @@
+"""The command line as a person meets it: grammar, exit codes, one clear line for each error."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def jules(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("JULES_")}
+    return subprocess.run(
+        [sys.executable, "-m", "agent", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**kept, **environ},
+    )
+
+
+def test_help_names_every_verb_and_the_exit_codes() -> None:
+    told = jules("--help").stdout
+    for verb in ("init", "run", "status", "check", "reload", "demo", "secrets", "bundle", "alerts"):
+        assert f"\n    {verb} " in told, verb
+    assert "3 secrets unavailable" in told
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom agent.cli import build_parser\nbuild_parser()\n"
+        "heavy = {'pydantic', 'structlog', 'yaml', 'asyncio', 'urllib3', 'boto3', 'ssl'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["fly"], ["secrets"], ["bundle", "deploy"], ["secrets", "put", "a", "value"]]
+)
+def test_a_command_that_is_none_ends_with_2_and_says_usage(arguments: list[str]) -> None:
+    done = jules(*arguments)
+    assert done.returncode == 2
+    assert "usage:" in done.stderr
+
+
+def test_an_error_is_two_lines_for_a_person(tmp_path: Path) -> None:
+    done = jules("init", "--config", str(tmp_path / "none.yaml"))
+    assert done.returncode == 2
+    assert "no such file" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_error_is_one_object_for_a_program(tmp_path: Path) -> None:
+    done = jules("status", "--json", "--config", str(tmp_path / "none.yaml"))
+    told = json.loads(done.stderr)
+    assert told["exit_code"] == done.returncode == 2
+    assert "no such file" in told["error"]
+
+
+def test_the_configuration_may_come_from_the_environment(tmp_path: Path) -> None:
+    path = tmp_path / "agent.yaml"
+    path.write_text(f"state_dir: {tmp_path}\n")
+    done = jules("status", JULES_CONFIG=str(path))
+    assert done.returncode == 7
+    assert str(tmp_path) in done.stderr
+
+
+def test_status_of_no_agent_ends_with_7_and_a_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "agent.yaml"
+    path.write_text(f"state_dir: {tmp_path}\n")
+    done = jules("status", "--config", str(path))
+    assert done.returncode == 7
+    assert "what to do" in done.stderr
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m agent --help | head -c 1 >/dev/null; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() in ("0", "120")
+    assert "Traceback" not in done.stderr
+
+
+def test_check_tells_good_and_bad_with_remedies(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_bytes(b"k" * 32)
+    key.chmod(0o644)
+    config = tmp_path / "agent.yaml"
+    config.write_text(
+        f"state_dir: {tmp_path}/state\n"
+        "secrets:\n"
+        f"  directory: {tmp_path}/secrets\n"
+        f"  local: {{path: {tmp_path}/s.enc, key_file: {key}}}\n"
+        f"bundles: {{root: {tmp_path}/models}}\n"
+        "alerts:\n"
+        "  slack: {webhook_url: {env: HOOK}}\n"
+    )
+    done = jules("check", "--config", str(config), "--json")
+    assert done.returncode == 2
+    found = {finding["what"]: finding for finding in json.loads(done.stdout)}
+    told = "\n".join(found)
+    assert "configuration is valid" in told
+    [open_key] = [finding for what, finding in found.items() if "is open to others" in what]
+    assert open_key["verdict"] == "fail"
+    assert open_key["remedy"] == f"chmod 0400 {key}"
+    assert any("comes from the environment" in what for what in found)
+    assert any("rules in" in what and "load" in what for what in found)
+    assert all(f["remedy"] for f in found.values() if f["verdict"] == "fail")
+
+
+def test_check_is_all_good_on_a_good_set_up(tmp_path: Path, tmpfs: Path) -> None:
+    key = tmp_path / "key"
+    assert jules("secrets", "new-key", str(key)).returncode == 0
+    config = tmp_path / "agent.yaml"
+    config.write_text(
+        f"state_dir: {tmp_path}/state\n"
+        "secrets:\n"
+        f"  directory: {tmpfs}/trading\n"
+        f"  local: {{path: {tmp_path}/s.enc, key_file: {key}}}\n"
+        f"bundles: {{root: {tmp_path}/models}}\n"
+    )
+    done = jules("check", "--config", str(config))
+    assert done.returncode == 0, done.stdout
+    assert "FAIL" not in done.stdout
