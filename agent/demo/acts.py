@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
 import time
 from collections.abc import Callable
@@ -21,13 +20,12 @@ import yaml
 
 from agent.demo.narrator import Narrator, took
 from agent.demo.stage import Stage, free_port, post
+from agent.demo.values import PUBLISHED, database, secret_values
 from agent.demo.watch import NotHappenedError, Watch, link, steps_text, until, weight
 
 BUNDLES = Path(__file__).parent / "bundles"
 GOOD, SLOW, DAMAGED = "v2025-07-06", "v2025-07-08", "v2025-07-09"
 CHANNEL = "development"
-PUBLISHED = ("database/main", "broker/interactive_brokers", "api_key/market_data")
-"""What the trader needs. The pager's and Slack's credentials are the agent's own: unpublished."""
 LATENCY, BREAKER = "CriticalLatencyP99High", "CriticalCircuitBreakerTripped"
 HOLD = 30.0
 """The latency rule's `for`, in seconds."""
@@ -93,7 +91,7 @@ class Story:
         stage = self.stage
         stage.config.write_text(yaml.safe_dump(self._config(), sort_keys=False))
         stage.command("secrets", "new-key", str(stage.work / "store.key"))
-        for name, kind, value in self._secret_values():
+        for name, kind, value in secret_values(self.watch.receiver):
             self._put(name, kind, value)
         text = "5 encrypted by `jules-agent secrets put` (AES-256-GCM), key file mode 0600"
         return Told(text, time.monotonic() - began, str(stage.work / "secrets.enc"))
@@ -102,30 +100,6 @@ class Story:
         raw = json.dumps(value).encode()
         named = ("--type", kind, "--config", str(self.stage.config))
         self.stage.command("secrets", "put", name, *named, value=raw)
-
-    def _secret_values(self) -> list[tuple[str, str, dict[str, Any]]]:
-        """Made up for this run: random, so that nothing real is ever shown."""
-        hook = f"{self.watch.receiver}/services/T0DEMO/B0DEMO/{secrets.token_hex(12)}"
-        return [
-            ("database/main", "database_password", self._database()),
-            (
-                "broker/interactive_brokers",
-                "api_key",
-                {"username": "demo", "password": secrets.token_urlsafe(18), "account": "DU0000000"},
-            ),
-            ("api_key/market_data", "api_key", {"api_key": secrets.token_hex(20)}),
-            ("api_key/pagerduty", "api_key", {"routing_key": secrets.token_hex(16)}),
-            ("api_key/slack", "api_key", {"webhook_url": hook}),
-        ]
-
-    def _database(self) -> dict[str, Any]:
-        return {
-            "username": "trading",
-            "password": secrets.token_urlsafe(24),
-            "host": "db.internal",
-            "port": 5432,
-            "database": "trading",
-        }
 
     def _config(self) -> dict[str, Any]:
         stage, watch = self.stage, self.watch
@@ -225,7 +199,7 @@ class Story:
         data = self.stage.secrets / "..data"
         before = link(data)
         old = self._published("database/main.json")
-        self._put("database/main", "database_password", self._database())
+        self._put("database/main", "database_password", database())
         stored_at = (self.stage.work / "secrets.enc").stat().st_mtime
 
         def flipped() -> str | None:
