@@ -1,4 +1,4 @@
-"""Fill an empty installation with the demo's secrets and first bundle: `docker-compose up`'s first step.
+"""Fill an empty installation with the demo's secrets and first bundle: a compose file's first step.
 
     python -m agent.demo.seed --receiver http://receiver:9911
 
