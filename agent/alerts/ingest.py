@@ -1,0 +1,232 @@
+"""One target's scrapes on their way into the store.
+
+A body's lines are mostly last scrape's lines with other numbers, so a line is recognised by the
+bytes before its last space:
+
+1. known series put their number into the row; comments and series that nobody watches are passed;
+2. what is not recognised goes through the careful parser; anything wrong refuses the whole body;
+3. only then a column is opened: the row is appended, new series begin, missing ones end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from agent.alerts.errors import ExpositionError
+from agent.alerts.exposition import Line, parse_line
+from agent.alerts.labels import NAME, Labels, Pairs
+from agent.alerts.segments import Axis, Segment
+
+if TYPE_CHECKING:
+    from agent.alerts.series import SeriesStore
+
+_COMMENT, _UNWATCHED, _NO_ROOM = -1, -2, -3
+_PLAIN_NUMBER = b"0123456789+-.eEnNaAiIfF"
+_FEW = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    """What became of one scrape: its sample lines, those kept, those over the bound."""
+
+    samples: int
+    kept: int
+    dropped: int
+
+
+@dataclass(slots=True)
+class _Read:
+    """A body that has been read: the row of known series, what is new, what was passed over."""
+
+    row: list[float | None]
+    new: list[tuple[bytes, Labels, float]]
+    stamped: list[tuple[Labels, int, float]]
+    samples: int
+    no_room: int
+
+
+class Target:
+    """One scraped target: its labels, its axis, the lines by which its series are recognised."""
+
+    def __init__(self, labels: dict[str, str]) -> None:
+        self.labels = labels
+        self.stamped: dict[Pairs, Segment] = {}
+        self._axis = Axis()
+        self._slots: dict[bytes, int] = {}
+        self._texts: list[bytes] = []
+        self._segments: list[Segment] = []
+        self._appends: list[Callable[[float], None]] = []
+        self._where: dict[Pairs, int] = {}
+        self._had_no_room = False
+
+    def forget_lines(self) -> None:
+        """Look at every line anew: other metrics are watched now."""
+        self._slots = {text: slot for slot, text in enumerate(self._texts)}
+
+    def fail(self, store: SeriesStore, at: int) -> None:
+        """No answer at `at`: everything live goes stale."""
+        self._age(store, at)
+        if store.column(self._axis, at) is not None:
+            store.trim(self._axis, at)
+        self._set_live([], [])
+
+    def take(self, store: SeriesStore, at: int, body: bytes) -> Ingested:
+        """Read `body` and put it in at `at`.
+
+        Raises:
+            ExpositionError: it is not in the format; nothing has been put in.
+        """
+        if self._had_no_room and not store.full:
+            self._slots = {t: s for t, s in self._slots.items() if s != _NO_ROOM}
+            self._had_no_room = False
+        read = self._read(store, body)
+        self._age(store, at)
+        column = store.column(self._axis, at)
+        if column is None:
+            return Ingested(read.samples, 0, read.samples)
+        if read.new or None in read.row:
+            kept, dropped = self._change(store, column, read)
+        else:
+            for append, value in zip(self._appends, read.row, strict=True):
+                append(value)  # type: ignore[arg-type]
+            kept, dropped = len(read.row), 0
+        for labels, when, value in read.stamped:
+            kept += store.stamp(self.stamped, labels, when, value)
+        store.trim(self._axis, at)
+        return Ingested(read.samples, kept, dropped + read.no_room)
+
+    def _read(self, store: SeriesStore, body: bytes) -> _Read:
+        lines = body.split(b"\n")
+        while lines and not lines[-1]:
+            lines.pop()
+        slots = self._slots
+        row: list[float | None] = [None] * len(self._segments)
+        numbers: list[bytes] = []
+        unknown: list[int] = []
+        comments = no_room = 0
+        for index, line in enumerate(lines):
+            text, _, number = line.rpartition(b" ")
+            slot = slots.get(text)
+            if slot is None:
+                unknown.append(index)
+            elif slot >= 0:
+                if row[slot] is not None:
+                    raise _twice(text, index)
+                try:
+                    row[slot] = float(number)
+                except ValueError:
+                    unknown.append(index)  # the careful parser says what is wrong with it
+                numbers.append(number)
+            elif slot == _COMMENT:
+                comments += 1
+            elif slot == _NO_ROOM:
+                no_room += 1
+        if b"".join(numbers).translate(None, _PLAIN_NUMBER):
+            # float() reads more than Prometheus does (`1_000`): judge every line with care
+            self._judge(lines)
+        read = _Read(row, [], [], len(lines) - comments, no_room)
+        self._parse(store, lines, unknown, read)
+        return read
+
+    def _judge(self, lines: list[bytes]) -> None:
+        openmetrics = _openmetrics(lines)
+        for index, line in enumerate(lines):
+            parse_line(line, index + 1, openmetrics)
+
+    def _parse(
+        self, store: SeriesStore, lines: list[bytes], unknown: list[int], read: _Read
+    ) -> None:
+        openmetrics = _openmetrics(lines)
+        room = 4 * len(lines) + _FEW
+        if len(self._slots) + len(unknown) > room:  # passed-over lines that ever change
+            self.forget_lines()
+        seen: set[Pairs] = set()
+        for index in unknown:
+            raw = lines[index]
+            parsed = parse_line(raw, index + 1, openmetrics)
+            if parsed is None:
+                read.samples -= 1
+                if raw.startswith(b"# "):
+                    self._slots[raw.rpartition(b" ")[0]] = _COMMENT
+                continue
+            if not store.wants(parsed.labels[NAME]):
+                if parsed.at is None and raw.startswith(parsed.series + b" "):
+                    self._slots[parsed.series] = _UNWATCHED
+                continue
+            labels = self._named(parsed)
+            slot = self._where.get(labels.key)
+            known = slot is not None and read.row[slot] is not None
+            if parsed.at is not None:
+                read.stamped.append((labels, parsed.at, parsed.value))
+                continue
+            if labels.key in seen or known:
+                raise _twice(parsed.series, index)
+            seen.add(labels.key)
+            read.new.append((parsed.series, labels, parsed.value))
+
+    def _named(self, line: Line) -> Labels:
+        """The line's labels with the target's; what clashes is kept as `exported_…`."""
+        merged = dict(line.labels)
+        for name, value in self.labels.items():
+            clash = merged.pop(name, "")
+            if clash:
+                other = f"exported_{name}"
+                while other in merged or other in self.labels:
+                    other = f"exported_{other}"
+                merged[other] = clash
+            merged[name] = value
+        return Labels(merged)
+
+    def _change(self, store: SeriesStore, column: int, read: _Read) -> tuple[int, int]:
+        """A column in which series begin or end."""
+        texts: list[bytes] = []
+        segments: list[Segment] = []
+        for text, segment, value in zip(self._texts, self._segments, read.row, strict=True):
+            if value is not None:
+                segment.values.append(value)
+                texts.append(text)
+                segments.append(segment)
+        dropped: list[bytes] = []
+        for text, labels, value in read.new:
+            slot = self._where.get(labels.key)  # the same series, written otherwise than before
+            found = store.open(labels, self._axis, column) if slot is None else self._segments[slot]
+            if found is None:
+                dropped.append(text)
+                continue
+            found.values.append(value)
+            texts.append(text)
+            segments.append(found)
+        self._set_live(texts, segments)
+        for text in dropped:
+            self._slots[text] = _NO_ROOM
+            self._had_no_room = True
+        return len(segments), len(dropped)
+
+    def _set_live(self, texts: list[bytes], segments: list[Segment]) -> None:
+        passed = {text: slot for text, slot in self._slots.items() if slot < 0}
+        passed.update((text, slot) for slot, text in enumerate(texts))
+        self._slots = passed
+        self._texts = texts
+        self._segments = segments
+        self._appends = [segment.values.append for segment in segments]
+        self._where = {seg.series.labels.key: slot for slot, seg in enumerate(segments)}
+
+    def _age(self, store: SeriesStore, at: int) -> None:
+        axis = store.aged(self._axis, at)
+        if axis is not self._axis or not axis.times:
+            self._axis = axis
+            self._set_live([], [])
+
+
+def _openmetrics(lines: list[bytes]) -> bool:
+    return bool(lines) and lines[-1].rstrip() == b"# EOF"
+
+
+def _twice(series: bytes, index: int) -> ExpositionError:
+    name = series.decode(errors="replace")[:200]
+    return ExpositionError(
+        f"line {index + 1} of the exposition: series {name} is given twice",
+        "fix what the target exposes; `promtool check metrics` shows the same",
+    )
