@@ -1,0 +1,372 @@
+"""The alerts job: scrape, judge, queue, deliver, each tick of a schedule that does not drift.
+
+One tick:
+
+1. all targets are scraped at once, each in its own thread, within the scrape's deadline
+2. the moment the last of them has answered (or been cut off) every due rule is judged
+3. what changed is committed together with the notifications that it calls for
+4. the senders, tasks of their own that a tick never waits for, are woken
+
+The job judges and delivers; whether a trader may trade does not depend on it, so none of its
+conditions gates readiness: a pager that is down must not take a healthy pod out of service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from agent.alerts.judge import Judge, Verdict, vanished
+from agent.alerts.notifiers.base import Notifier, SecretReader
+from agent.alerts.notifiers.pagerduty import PagerDutyNotifier
+from agent.alerts.notifiers.slack import SlackNotifier
+from agent.alerts.outbox import Outbox
+from agent.alerts.promql import Expression, compile  # noqa: A004 - as re.compile
+from agent.alerts.report import Report
+from agent.alerts.rules import load_rules
+from agent.alerts.scrape import Scraper
+from agent.alerts.sender import Sender
+from agent.alerts.series import SeriesStore
+from agent.alerts.states import Kept, States
+from agent.alerts.telling import Context, Teller
+from agent.alerts.timeline import Timeline
+from agent.clock import Clock
+from agent.config import Alerts, Target
+from agent.errors import UsageError
+from agent.gates import Reading, Result
+from agent.health import Condition
+from agent.state import StateDB
+from agent.telemetry.logs import get_logger
+from agent.telemetry.metrics import Recorder
+from agent.telemetry.redaction import Redactor
+from agent.units import Seconds, UnixTime
+
+_log = get_logger(__name__)
+
+LOOKBACK = Seconds(300.0)
+"""Prometheus's own: how old the newest sample of a series may be."""
+BLIND_FOR = Seconds(300.0)
+"""With no target ever up since the start, restored alerts are given up after this long."""
+_PRUNE_EVERY = Seconds(3600.0)
+_MOST_GATES = 256
+
+
+class AlertsJob:
+    """Job `alerts`; answers other jobs' conditions as a `MetricGate`."""
+
+    name = "alerts"
+
+    def __init__(
+        self,
+        config: Alerts,
+        *,
+        db: StateDB,
+        recorder: Recorder,
+        clock: Clock,
+        environment: str,
+        pod: str,
+        secret_reader: SecretReader | None,
+        context: Context,
+        redactor: Redactor,
+    ) -> None:
+        """Load the rules and everything remembered; nothing runs yet.
+
+        Raises:
+            RuleError: a rule file cannot be used.
+        """
+        self.config = config
+        self._recorder = recorder
+        self._clock = clock
+        self._reader = secret_reader
+        self._redactor = redactor
+        self._gates: dict[str, Expression] = {}
+        self.outbox = Outbox(db, clock, config.outbox_limit)
+        self.store = SeriesStore(config.max_series, LOOKBACK)
+        self._states = States(db, redactor.scrub_tree)
+        self._teller = Teller(
+            self._states,
+            self.outbox,
+            environment=environment,
+            pod=pod,
+            context=context,
+            redactor=redactor,
+        )
+        self.judge = self._make_judge(config)
+        self.scrapers = {
+            target.job: self._make_scraper(config, target) for target in config.targets
+        }
+        self.senders = {n.name: self._make_sender(n) for n in self._make_notifiers(config)}
+        self._timeline = Timeline(clock, config.interval)
+        self._evaluated_at: UnixTime | None = None
+        self._collecting_since: UnixTime | None = None
+        self._began = self._timeline.now()
+        self._pruned = clock.monotonic()
+        self._orphans: list[Verdict] = []
+        self._ticking = False
+        self._incoming: Callable[[], None] | None = None
+        self._background: set[asyncio.Task[None]] = set()
+        self._report = Report(self, recorder, clock)
+        self._take_over(config)
+        self._adopt(self._states.load(), self._began)
+
+    # -- running ----------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Tick until cancelled. The senders live on until `drain`."""
+        self.start_senders()
+        self._timeline.change(self.config.interval)
+        await self._commit()
+        while True:
+            self._ticking = True
+            try:
+                await self.tick(self._timeline.stamp())
+            finally:
+                self._ticking = False
+                self._settle()
+            wait, skipped = self._timeline.advance()
+            if skipped:
+                self._recorder.inc("alert_ticks_skipped_total", skipped)
+                _log.warning("evaluation takes longer than its interval", skipped=skipped)
+            await self._clock.sleep(wait)
+
+    async def tick(self, at: UnixTime) -> None:
+        """Scrape, judge, queue, once."""
+        await asyncio.gather(*(scraper.scrape(at) for scraper in self.scrapers.values()))
+        decided = self._clock.now()
+        if self._collecting_since is None and self._all_up():
+            self._collecting_since = at
+        verdicts = await self.judge.judge(at, self._collected(at), self.config.interval)
+        self._evaluated_at = at
+        verdicts = self._orphans + verdicts
+        self._orphans = []
+        for item in self._teller.take(verdicts, self.judge, at, decided):
+            self._recorder.inc(
+                "notifications_total", destination=item.destination, outcome="dropped"
+            )
+        self._teller.repeat(self.judge, at, decided, self.config.repeat_interval)
+        await self._commit()
+        self._report.measure()
+        if self._clock.monotonic() - self._pruned > _PRUNE_EVERY:
+            self._pruned = self._clock.monotonic()
+            await self.outbox.prune()
+
+    async def drain(self) -> None:
+        """Judge no more; try once more to deliver what is queued, as far as the grace reaches."""
+        try:
+            self.start_senders()
+            await self._commit()
+            for sender in self.senders.values():
+                sender.hurry()
+            await asyncio.gather(*(sender.rested() for sender in self.senders.values()))
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        """Stop the senders and let every thread go; what is undelivered stays in the outbox."""
+        await asyncio.gather(*(sender.stop() for sender in self.senders.values()))
+        for scraper in self.scrapers.values():
+            scraper.close()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        self.outbox.close()
+
+    def start_senders(self) -> None:
+        """Begin to deliver what is queued."""
+        for sender in self.senders.values():
+            sender.start()
+
+    async def _commit(self) -> None:
+        if not await self._teller.commit():
+            _log.error("alert state is not written", error=self.outbox.write_error)
+        for sender in self.senders.values():
+            if self.outbox.waiting(sender.name):
+                sender.wake()
+
+    def _all_up(self) -> bool:
+        return all(scraper.seen.up for scraper in self.scrapers.values())
+
+    def _collected(self, at: UnixTime) -> Seconds | None:
+        """For how long samples have been collected; None before the first."""
+        if self._collecting_since is not None:
+            return Seconds(at - self._collecting_since)
+        blind = at - self._began - BLIND_FOR
+        return Seconds(blind) if blind >= 0 else None
+
+    # -- building, and building anew ----------------------------------------------------------
+
+    def _make_judge(self, config: Alerts) -> Judge:
+        groups = load_rules(config.rules)
+        return Judge(groups, self.store, self._recorder, config.external_labels)
+
+    def _make_scraper(self, config: Alerts, target: Target) -> Scraper:
+        return Scraper(
+            target,
+            timeout=config.timeout,
+            max_body=config.max_body,
+            store=self.store,
+            recorder=self._recorder,
+            clock=self._clock,
+        )
+
+    def _make_notifiers(self, config: Alerts) -> list[Notifier]:
+        made: list[Notifier] = []
+        if config.pagerduty is not None:
+            pager = PagerDutyNotifier(config.pagerduty, self._reader, self._redactor.learn)
+            made.append(pager)
+        if config.slack is not None:
+            made.append(SlackNotifier(config.slack, self._reader, self._redactor.learn))
+        for notifier in made:
+            if notifier.credential.from_environment:
+                _log.warning(
+                    "a credential comes from the environment, where every child process sees it;"
+                    " put it into the secrets chain or a file",
+                    destination=notifier.name,
+                )
+        return made
+
+    def _make_sender(self, notifier: Notifier) -> Sender:
+        return Sender(notifier, self.outbox, self._recorder, self._clock)
+
+    def _adopt(self, kept: list[Kept], at: UnixTime) -> None:
+        """Give remembered alerts to the rules; those without a rule end at the next tick."""
+        adopted, orphans = self.judge.adopt(kept, at)
+        for before, item in adopted:
+            if before != item.rule:
+                self._teller.remember(before, None, item.alert.fingerprint)
+                self._teller.remember(item.rule, item.alert, item.alert.fingerprint)
+        self._orphans.extend(vanished(item, at) for item in orphans)
+
+    def _take_over(self, config: Alerts) -> None:
+        """Routes, labels and what the store keeps, as the configuration and rules now say."""
+        self.config = config
+        self.outbox.limit = config.outbox_limit
+        self._teller.routes = tuple(sender.notifier.route for sender in self.senders.values())
+        self._teller.external = config.external_labels
+        self._watch()
+
+    def _watch(self) -> None:
+        names = self.judge.names()
+        looks_back = self.judge.longest_range()
+        for expression in self._gates.values():
+            looks_back = max(looks_back, Seconds(expression.longest_range))
+            names = None if names is None or expression.names is None else names | expression.names
+        self.store.watch(names)
+        self.store.retention = Seconds(looks_back + LOOKBACK)
+
+    def prepare(self, section: Alerts) -> Callable[[], None]:
+        """Check that `section` can be taken over; the closure takes it over.
+
+        Rules are read anew even when the section is the same: their files may have changed. A tick
+        that is under way ends with the old ones. Alerts keep their state.
+
+        Raises:
+            RuleError: a rule file cannot be used.
+            UsageError: what is fixed for the life of the process would change.
+        """
+        if section.max_series != self.config.max_series:
+            raise UsageError("alerts.max_series cannot change while running", "restart the agent")
+        judge = self._make_judge(section)
+        notifiers = self._make_notifiers(section)
+
+        def apply() -> None:
+            self._replace(section, judge, notifiers)
+
+        def commit() -> None:
+            self._incoming = apply
+            if not self._ticking:
+                self._settle()
+
+        return commit
+
+    def _settle(self) -> None:
+        """Apply a reload that came while a tick was under way."""
+        apply, self._incoming = self._incoming, None
+        if apply is not None:
+            apply()
+
+    def _replace(self, section: Alerts, judge: Judge, notifiers: list[Notifier]) -> None:
+        at = self._timeline.now()
+        old_names, old_retention = self.judge.names(), self.store.retention
+        kept = [Kept(j.id, alert) for j in self.judge.rules() for alert in j.alerts.values()]
+        self.judge.silence_series(judge, at)
+        self.judge = judge
+        self._adopt(kept, at)
+        self._replace_scrapers(section)
+        self._replace_senders(notifiers)
+        if section.interval != self.config.interval:
+            self._timeline.change(section.interval)
+        self._take_over(section)
+        names = self.judge.names()
+        grew = names is None or (old_names is not None and not names <= old_names)
+        if (grew and old_names is not None) or self.store.retention > old_retention:
+            self._collecting_since = None  # the new rules look at what was not collected so far
+            self._began = at
+
+    def _replace_scrapers(self, section: Alerts) -> None:
+        old = self.scrapers
+        fresh: dict[str, Scraper] = {}
+        for target in section.targets:
+            scraper = old.get(target.job)
+            if scraper is None or scraper.target != target:
+                scraper = self._make_scraper(section, target)
+            scraper.timeout, scraper.max_body = section.timeout, section.max_body
+            fresh[target.job] = scraper
+        for job, scraper in old.items():
+            if fresh.get(job) is not scraper:
+                scraper.retire(self._timeline.now())
+        self.scrapers = fresh
+
+    def _replace_senders(self, notifiers: list[Notifier]) -> None:
+        wanted = {notifier.name: notifier for notifier in notifiers}
+        for name in list(self.senders):
+            if name not in wanted:
+                task = asyncio.ensure_future(self.senders.pop(name).stop())
+                self._background.add(task)
+                task.add_done_callback(self._background.discard)
+        for name, notifier in wanted.items():
+            if name in self.senders:
+                self.senders[name].replace(notifier)
+            else:
+                self.senders[name] = self._make_sender(notifier)
+                self.senders[name].start()
+
+    # -- what other jobs ask ------------------------------------------------------------------
+
+    def validate(self, expr: str) -> None:
+        """Check a condition, and collect from now on what it looks at. Raises ExprError."""
+        self._gate(expr)
+
+    def read(self, expr: str) -> Reading:
+        """What a condition says at the newest evaluation. Raises ExprError or EvalError."""
+        expression = self._gate(expr)
+        at = self._evaluated_at
+        samples = [] if at is None else expression.instant(self.store, at)
+        results = tuple(Result(dict(sample.labels), sample.value) for sample in samples)
+        return Reading(results, self._samples_age())
+
+    def _gate(self, expr: str) -> Expression:
+        expression = self._gates.get(expr)
+        if expression is None:
+            expression = compile(expr)
+            if len(self._gates) >= _MOST_GATES:
+                self._gates.pop(next(iter(self._gates)))
+            self._gates[expr] = expression
+            self._watch()
+        return expression
+
+    def _samples_age(self) -> Seconds | None:
+        now = self._clock.monotonic()
+        good = [scraper.seen.last_good for scraper in self.scrapers.values()]
+        if not good or any(when is None for when in good):
+            return None
+        return Seconds(max(now - when for when in good if when is not None))
+
+    # -- what the face shows ------------------------------------------------------------------
+
+    def conditions(self) -> Sequence[Condition]:
+        """What is right and wrong; none gates readiness."""
+        return self._report.conditions()
+
+    def snapshot(self) -> Mapping[str, Any]:
+        """The read model."""
+        return self._report.snapshot()

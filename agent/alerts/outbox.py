@@ -1,0 +1,282 @@
+"""What must still be said, kept on disk before anything is sent.
+
+Each row is one notification for one destination. The rules that hold through every kill:
+
+1. a row is durable before the first attempt, in the transaction that remembers the alert's state
+2. per destination and dedup key, rows leave in the order in which they were queued: a resolve that
+   overtook its trigger would be thrown away by the receiver and leave an incident open for ever
+3. a row ends as accepted, undeliverable or dropped, and stays in the ledger for a week
+4. at most `limit` rows wait; beyond that the oldest that is not critical is dropped, counted and
+   shown, and with it what else waits under its key; a critical row is never dropped
+
+The waiting rows are held in memory as well. When the disk refuses (full, read-only), a row is sent
+from memory all the same, and written when the disk takes it: a full disk is when a page matters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from agent.alerts.routing import Notification
+from agent.clock import Clock
+from agent.state import StateDB
+from agent.units import Seconds, UnixTime
+
+KEPT_FOR = Seconds(7 * 86400.0)
+"""How long the ledger remembers what was delivered or given up."""
+SHOWN_FOR = Seconds(86400.0)
+"""How long what was given up stays a failed condition."""
+
+_STEPS = (
+    "CREATE TABLE outbox (id INTEGER PRIMARY KEY, destination TEXT NOT NULL,"
+    " dedup_key TEXT NOT NULL, status TEXT NOT NULL, critical INTEGER NOT NULL,"
+    " body TEXT NOT NULL, decided_at REAL NOT NULL, created_at REAL NOT NULL,"
+    " attempts INTEGER NOT NULL DEFAULT 0, next_at REAL, last_error TEXT,"
+    " ended_at REAL, end TEXT)",
+    "CREATE INDEX outbox_waiting ON outbox (id) WHERE end IS NULL",
+    "CREATE INDEX outbox_ended ON outbox (ended_at) WHERE end IS NOT NULL",
+)
+
+
+@dataclass(slots=True)
+class Item:
+    """One waiting row. `decided_at` is when the sample that decided was in hand."""
+
+    id: int
+    destination: str
+    notification: Notification
+    decided_at: UnixTime
+    created_at: UnixTime
+    attempts: int = 0
+    last_error: str | None = None
+    stored: bool = False
+    released: bool = False
+
+
+Note = tuple[int, str, UnixTime, int]  # attempts, last_error, next_at, id
+End = tuple[str, UnixTime, int, str | None, int]  # end, ended_at, attempts, last_error, id
+
+
+class Outbox:
+    """The queue of every destination. Used on the loop; one thread of its own does the writing."""
+
+    def __init__(self, db: StateDB, clock: Clock, limit: int) -> None:
+        self._db = db
+        self._clock = clock
+        self.limit = limit
+        db.migrate("outbox", _STEPS)
+        self._waiting: dict[int, Item] = {}
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="outbox")
+        self._turn = asyncio.Lock()
+        self.write_error: str | None = None
+        for row in db.query("SELECT * FROM outbox WHERE end IS NULL ORDER BY id"):
+            notification = Notification.from_dict(json.loads(row["body"]))
+            self._waiting[row["id"]] = Item(
+                row["id"], row["destination"], notification, row["decided_at"],
+                row["created_at"], row["attempts"], row["last_error"], stored=True, released=True,
+            )  # fmt: skip
+        last = db.query("SELECT max(id) AS id FROM outbox")[0]["id"]
+        self._next = (last or 0) + 1
+        self._ends: list[End] = []
+        self._notes: dict[int, Note] = {}
+        self.given_up: list[tuple[UnixTime, str, str, str]] = [
+            (row["ended_at"], row["destination"], row["end"], row["last_error"] or "")
+            for row in db.query(
+                "SELECT ended_at, destination, end, last_error FROM outbox"
+                " WHERE end IN ('undeliverable', 'dropped') AND ended_at > ? ORDER BY ended_at",
+                (clock.now() - SHOWN_FOR,),
+            )
+        ]
+        self._accepted = {
+            row["destination"]: (row["n"], row["at"])
+            for row in db.query(
+                "SELECT destination, count(*) AS n, max(ended_at) AS at FROM outbox"
+                " WHERE end = 'accepted' GROUP BY destination"
+            )
+        }
+
+    # -- queueing ---------------------------------------------------------------------------
+
+    def add(self, destination: str, notification: Notification, decided_at: UnixTime) -> Item:
+        """Queue in memory; `write` makes it durable. Call both before anything is sent."""
+        item = Item(self._next, destination, notification, decided_at, self._clock.now())
+        self._next += 1
+        self._waiting[item.id] = item
+        return item
+
+    def make_room(self) -> list[Item]:
+        """Drop what is beyond the limit, oldest first, never a critical one; return the dropped."""
+        dropped: list[Item] = []
+        over = len(self._waiting) - self.limit
+        if over <= 0:
+            return dropped
+        for item in list(self._waiting.values()):
+            if len(dropped) >= over:
+                break
+            if item.notification.critical or item.id not in self._waiting:
+                continue
+            for other in self._of_key(item):
+                if not other.notification.critical:
+                    self._end(other, "dropped", "the outbox was full")
+                    dropped.append(other)
+        return dropped
+
+    def _of_key(self, item: Item) -> list[Item]:
+        key = item.notification.dedup_key
+        return [
+            other
+            for other in self._waiting.values()
+            if other.destination == item.destination and other.notification.dedup_key == key
+        ]
+
+    def dirty(self) -> bool:
+        """Whether the disk lacks something."""
+        unstored = any(not item.stored for item in self._waiting.values())
+        return bool(self._ends or self._notes) or unstored
+
+    async def flush(self, also: Callable[[sqlite3.Cursor], None] | None = None) -> bool:
+        """Bring the disk up to date in one transaction, and let what was queued go out.
+
+        Args:
+            also: writes more in the same transaction; runs in the writer's thread.
+
+        Returns False when the disk refused: `write_error` says why, what was queued goes out from
+        memory, and the next call writes it all again (what `also` writes is the caller's to keep).
+        """
+        async with self._turn:  # an end is never written before its row
+            new = [item for item in self._waiting.values() if not item.stored]
+            ends, self._ends = self._ends, []
+            notes, self._notes = self._notes, {}
+            rows = [_row(item) for item in new]
+            if not (rows or ends or notes or also):
+                return True
+            loop = asyncio.get_running_loop()
+            try:
+                await loop.run_in_executor(
+                    self._writer, self._write, rows, list(notes.values()), ends, also
+                )
+            except sqlite3.Error as error:
+                self._ends = ends + self._ends
+                self._notes = {**notes, **self._notes}
+                self.write_error = str(error)
+            else:
+                self.write_error = None
+                for item in new:
+                    item.stored = True
+            for item in new:
+                item.released = True
+            return self.write_error is None
+
+    def _write(
+        self,
+        rows: list[tuple[Any, ...]],
+        notes: list[Note],
+        ends: list[End],
+        also: Callable[[sqlite3.Cursor], None] | None,
+    ) -> None:
+        with self._db.transaction() as cursor:
+            cursor.executemany(
+                "INSERT OR IGNORE INTO outbox"
+                " (id, destination, dedup_key, status, critical, body, decided_at, created_at)"
+                " VALUES (?,?,?,?,?,?,?,?)",
+                rows,
+            )
+            cursor.executemany(
+                "UPDATE outbox SET attempts = ?, last_error = ?, next_at = ? WHERE id = ?", notes
+            )
+            cursor.executemany(
+                "UPDATE outbox SET end = ?, ended_at = ?, attempts = ?,"
+                " last_error = coalesce(?, last_error) WHERE id = ?",
+                ends,
+            )
+            if also is not None:
+                also(cursor)
+
+    def close(self) -> None:
+        """Let the writer's thread end; what it has begun is finished."""
+        self._writer.shutdown(wait=True)
+
+    # -- delivering -------------------------------------------------------------------------
+
+    def heads(self, destination: str) -> list[Item]:
+        """What may be sent now: of each dedup key the oldest; critical first, then least tried.
+
+        Among equals the oldest goes first. Trying the least tried first keeps one message that the
+        receiver chokes on from standing in the way of all others.
+        """
+        first: dict[str, Item] = {}
+        for item in self._waiting.values():
+            if item.destination == destination:
+                first.setdefault(item.notification.dedup_key, item)
+        ready = (item for item in first.values() if item.released)
+        return sorted(ready, key=lambda i: (not i.notification.critical, i.attempts, i.id))
+
+    def failed(self, item: Item, error: str, next_at: UnixTime) -> None:
+        """An attempt failed and another will follow."""
+        item.attempts += 1
+        item.last_error = error
+        self._notes[item.id] = (item.attempts, error, next_at, item.id)
+
+    def accepted(self, item: Item) -> None:
+        """The receiver has it."""
+        item.attempts += 1
+        count, _ = self._accepted.get(item.destination, (0, None))
+        self._accepted[item.destination] = (count + 1, self._clock.now())
+        self._end(item, "accepted", None)
+
+    def undeliverable(self, item: Item, error: str) -> None:
+        """The receiver will never take it."""
+        item.attempts += 1
+        self._end(item, "undeliverable", error)
+
+    def _end(self, item: Item, how: str, error: str | None) -> None:
+        self._waiting.pop(item.id, None)
+        now = self._clock.now()
+        if how != "accepted":
+            self.given_up.append((now, item.destination, how, error or ""))
+            del self.given_up[:-1000]
+        self._notes.pop(item.id, None)
+        self._ends.append((how, now, item.attempts, error, item.id))
+
+    async def prune(self) -> None:
+        """Forget what ended long ago."""
+        before = self._clock.now() - KEPT_FOR
+
+        def delete(cursor: sqlite3.Cursor) -> None:
+            cursor.execute("DELETE FROM outbox WHERE end IS NOT NULL AND ended_at < ?", (before,))
+
+        await self.flush(also=delete)
+
+    # -- reading ----------------------------------------------------------------------------
+
+    def waiting(self, destination: str | None = None) -> list[Item]:
+        """Waiting rows, oldest first."""
+        return [
+            item
+            for item in self._waiting.values()
+            if destination is None or item.destination == destination
+        ]
+
+    def delivered(self, destination: str) -> tuple[int, UnixTime | None]:
+        """How many the destination has accepted (as far as the ledger reaches), and when last."""
+        return self._accepted.get(destination, (0, None))
+
+
+def _row(item: Item) -> tuple[object, ...]:
+    n = item.notification
+    return (
+        item.id,
+        item.destination,
+        n.dedup_key,
+        n.status,
+        int(n.critical),
+        json.dumps(n.as_dict()),
+        item.decided_at,
+        item.created_at,
+    )
