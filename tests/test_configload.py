@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.config import parse_duration, parse_size
+from agent.configtypes import parse_duration, parse_size
 from agent.configload import ConfigError, load_config
 
 
