@@ -49,7 +49,7 @@ def test_a_known_secret_is_masked_wherever_it_stands(stream: io.StringIO, fmt: s
     REDACTOR.learn("test/logs", CANARY.encode())
     try:
         log = get_logger("test")
-        log.info("event with " + CANARY, key=CANARY, tree={"list": [f"x{CANARY}y"]})
+        log.info("event with %s", CANARY, key=CANARY, tree={"list": [f"x{CANARY}y"]})
         logging.getLogger("foreign.library").warning("body: %s", CANARY)
         try:
             raise ValueError(CANARY)
