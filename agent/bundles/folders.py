@@ -37,7 +37,7 @@ def check_path(path: str, where: str) -> str:
     Raises:
         RejectedError: it is not; `where` says which document names it.
     """
-    shown = f"{where}: path {ascii(path[:120])}"
+    shown = f"{where}: path {path[:120]!a}"
     parts = path.split("/")
     if not path.isprintable() or "\\" in path:  # also refuses surrogates and text direction marks
         raise RejectedError(f"{shown} has a character that no file of a bundle may have")

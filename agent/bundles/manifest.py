@@ -45,7 +45,7 @@ def check_version(text: str) -> Version:
     """
     if not _VERSION.fullmatch(text):
         raise RejectedError(
-            f"{ascii(text[:120])} is no version name",
+            f"{text[:120]!a} is no version name",
             "use letters, digits, '.', '_', '+' and '-', at most 128, not starting with '.'",
         )
     return Version(text)
@@ -181,7 +181,7 @@ def _object(raw: bytes, where: str, known: set[str]) -> dict[str, Any]:
         )
     if unknown := sorted(set(tree) - known):
         raise RejectedError(
-            f"{where}: unknown key {ascii(unknown[0][:60])}",
+            f"{where}: unknown key {unknown[0][:60]!a}",
             f"known are {', '.join(sorted(known))}; a newer agent may be needed",
         )
     return tree
@@ -202,7 +202,7 @@ def parse_json(raw: bytes, where: str) -> dict[str, Any]:
     except RecursionError:
         raise RejectedError(f"{where} is nested too deeply") from None
     except ValueError as error:  # also UnicodeDecodeError, JSONDecodeError, over-long numbers
-        raise RejectedError(f"{where} is not sound JSON: {ascii(str(error)[:160])}") from None
+        raise RejectedError(f"{where} is not sound JSON: {str(error)[:160]!a}") from None
     if not isinstance(tree, dict):
         raise RejectedError(f"{where} is not a JSON object")
     return tree
