@@ -14,14 +14,16 @@ from typing import Literal
 
 from agent.commands.common import ago, read_config, show, table
 from agent.errors import UsageError
+from agent.hardening import harden
 from agent.secrets import verbs
 from agent.secrets.model import SecretType
 
 
 def put(arguments: argparse.Namespace) -> int:
     """Store one secret."""
+    harden()
     config = read_config(arguments)
-    value = Path(arguments.file).read_bytes() if arguments.file else sys.stdin.buffer.read()
+    value = _given(arguments.file)
     kind: Literal["json", "bytes"] = "json"
     if arguments.raw:
         kind = "bytes"
@@ -34,16 +36,26 @@ def put(arguments: argparse.Namespace) -> int:
         kind=kind,
         secret_type=_secret_type(arguments.type),
         description=arguments.description,
+        state=config.state_path,
     )
     told = {"name": arguments.name, "version": version}
     show(arguments, told, f"stored {arguments.name}, version {version}")
     return 0
 
 
+def _given(file: str | None) -> bytes:
+    if file is None:
+        return sys.stdin.buffer.read()
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}", "name a readable file") from None
+
+
 def _checked_json(value: bytes) -> bytes:
     try:
         json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UsageError(
             "the value is not JSON", "pass a JSON object or text, or --raw for plain bytes"
         ) from None
@@ -60,7 +72,9 @@ def _secret_type(name: str) -> SecretType:
 
 def get(arguments: argparse.Namespace) -> int:
     """Print a value: what a person asked for by name, on standard output and nowhere else."""
-    fetched = verbs.get(read_config(arguments).secrets, arguments.name)
+    harden()
+    config = read_config(arguments)
+    fetched = verbs.get(config.secrets, arguments.name, state=config.state_path)
     sys.stdout.flush()
     sys.stdout.buffer.write(fetched.value.reveal())
     if sys.stdout.isatty():
@@ -102,6 +116,7 @@ def list_names(arguments: argparse.Namespace) -> int:
 
 def new_key(arguments: argparse.Namespace) -> int:
     """Make a key file; one that exists is never replaced."""
+    harden()
     path = Path(arguments.file).absolute()
     verbs.new_key_file(path)
     show(arguments, {"key_file": str(path)}, f"wrote a new 32-byte key to {path}, mode 0600")

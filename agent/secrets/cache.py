@@ -1,9 +1,12 @@
 """Values in memory for a while: TTL, one fetch at a time for a name, a bound on staleness.
 
-An entry's age counts from the fetch that brought its value; an error never renews it. While a value
-is past its TTL and the provider fails, the old value is served until `max_stale`; past that the
-error is. Misses of one name in many threads make one backend call. Answers of "no such secret" are
-kept briefly. What is evicted or replaced is wiped, as far as Python lets one (see `SecretValue`).
+An entry's age counts from the moment its fetch began; an error never renews it. While a value is
+past its TTL and the provider fails, the old value is served until `max_stale`; past that the error
+is. A provider that has just failed is left alone for `RETRY_AFTER`, and so is one that said "no
+such secret": an answer, not a failure, which ends the old value. Misses of one name in many threads
+make one backend call and share its outcome; whoever asks for a value that is being renewed gets the
+old one at once. What is evicted or replaced is wiped when its last holder lets go (`SecretValue`),
+so that no thread ever finds a value emptied under its hands.
 """
 
 from __future__ import annotations
@@ -11,25 +14,35 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agent.clock import Clock
-from agent.secrets.errors import NotFoundError, SecretsError
+from agent.errors import AgentError
+from agent.secrets.errors import NotFoundError, afresh
 from agent.secrets.model import Fetched
 from agent.units import Monotonic, Seconds, SecretName
 
-NEGATIVE_TTL = Seconds(5.0)
+RETRY_AFTER = Seconds(5.0)
 MAX_ENTRIES = 1024
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
-    """One name: its last value and when that was fetched, or the error that stands for it."""
+    """One name: its last value and when that was fetched, and the error of the last try, if any."""
 
     fetched: Fetched | None
     at: Monotonic
-    error: SecretsError | None
+    error: AgentError | None
     tried_at: Monotonic
+
+
+@dataclass(slots=True)
+class _Flight:
+    """One backend call that several threads wait for."""
+
+    landed: threading.Event = field(default_factory=threading.Event)
+    fetched: Fetched | None = None
+    error: AgentError | None = None
 
 
 class Cache:
@@ -44,14 +57,14 @@ class Cache:
         max_stale: Seconds,
         told: Callable[[str], None] = lambda _result: None,
     ) -> None:
-        """`told` hears of each look-up: `hit`, `miss`, `stale` or `negative`."""
+        """`told` hears once of each look-up: `hit`, `miss`, `coalesced`, `stale` or `negative`."""
         self._load = load
         self._clock = clock
         self.ttl, self.max_stale = ttl, max_stale
         self._told = told
         self._lock = threading.Lock()
         self._entries: OrderedDict[SecretName, Entry] = OrderedDict()
-        self._flights: dict[SecretName, threading.Lock] = {}
+        self._flights: dict[SecretName, _Flight] = {}
         self.hits = 0
         self.misses = 0
 
@@ -59,25 +72,38 @@ class Cache:
         """The value, from memory if it is fresh.
 
         Raises:
-            SecretsError: there is none, or none young enough while the provider fails.
+            AgentError: there is none, or none young enough while the provider fails.
         """
-        kept = self._fresh(name)
-        if kept is not None:
-            return kept
-        with self._flight(name):
-            kept = self._fresh(name)  # another thread may have brought it meanwhile
-            return kept if kept is not None else self.refresh(name)
+        now = self._clock.monotonic()
+        with self._lock:
+            entry = self._entries.get(name)
+            if entry is not None:
+                self._entries.move_to_end(name)
+                if entry.fetched is not None and now - entry.at < self.ttl:
+                    return self._answer("hit", entry.fetched)
+                resting = entry.error is not None and now - entry.tried_at < RETRY_AFTER
+                if entry.fetched is None and resting:
+                    raise self._refuse(entry)
+                usable = entry.fetched is not None and now - entry.at <= self.max_stale
+                if usable and (resting or name in self._flights):
+                    assert entry.fetched is not None
+                    return self._answer("stale", entry.fetched)
+            flight = self._flights.get(name)
+            leads = flight is None
+            if flight is None:
+                flight = self._flights[name] = _Flight()
+        return self._lead(name, flight) if leads else self._follow(flight)
 
     def refresh(self, name: SecretName) -> Fetched:
-        """Ask the provider now, whatever is kept; raises as `get`."""
-        self._count("miss")
+        """Ask the provider now, whatever is kept or under way; raises as `get`."""
         now = self._clock.monotonic()
         try:
             fetched = self._load(name)
-        except SecretsError as error:
-            return self._failed(name, error, now)
-        self._keep(name, Entry(fetched, now, None, now))
-        return fetched
+        except AgentError as error:
+            return self._failed(name, afresh(error), now)
+        with self._lock:
+            fetched = self._keep(name, fetched, now)
+            return self._answer("miss", fetched)
 
     def peek(self, name: SecretName) -> Entry | None:
         """What is kept, fresh or not, without a look-up."""
@@ -91,61 +117,95 @@ class Cache:
             return None
         return Seconds(self._clock.monotonic() - entry.at)
 
-    def clear(self) -> None:
-        """Forget and wipe everything."""
+    def due_in(self, name: SecretName) -> Seconds:
+        """Seconds until the provider is worth asking again unprompted; 0: now. An answer, be it a
+        value or "no such secret", holds for the TTL; a failure for `RETRY_AFTER`."""
+        entry = self.peek(name)
+        if entry is None:
+            return Seconds(0.0)
+        answered = entry.error is None or isinstance(entry.error, NotFoundError)
+        until = entry.tried_at + (self.ttl if answered else RETRY_AFTER)
+        return Seconds(max(0.0, until - self._clock.monotonic()))
+
+    def inherit(self, older: Cache) -> None:
+        """Take over what another cache over the same provider holds, with its ages."""
+        with older._lock:
+            entries = dict(older._entries)
         with self._lock:
-            for entry in self._entries.values():
-                _wipe(entry)
+            for name, entry in entries.items():
+                self._entries.setdefault(name, entry)
+
+    def clear(self) -> None:
+        """Forget everything; each value is wiped as its last holder lets go."""
+        with self._lock:
             self._entries.clear()
 
     @property
     def hit_rate(self) -> float:
-        """Share of look-ups answered from memory; 0 before the first."""
+        """Share of look-ups that cost no backend call; 0 before the first."""
         total = self.hits + self.misses
         return self.hits / total if total else 0.0
 
-    def _fresh(self, name: SecretName) -> Fetched | None:
-        now = self._clock.monotonic()
+    # -- one backend call ---------------------------------------------------------------------
+
+    def _lead(self, name: SecretName, flight: _Flight) -> Fetched:
+        try:
+            flight.fetched = self.refresh(name)
+            return flight.fetched
+        except AgentError as error:
+            flight.error = afresh(error)
+            raise
+        finally:
+            with self._lock:
+                self._flights.pop(name, None)
+            flight.landed.set()
+
+    def _follow(self, flight: _Flight) -> Fetched:
+        flight.landed.wait()  # the provider's own deadline bounds it
+        with self._lock:
+            if flight.fetched is not None:
+                return self._answer("coalesced", flight.fetched)
+            self._count("coalesced")
+        if flight.error is not None:
+            raise afresh(flight.error)
+        raise RuntimeError("the thread that fetched this secret died of a fault of ours")
+
+    def _keep(self, name: SecretName, fetched: Fetched, began: Monotonic) -> Fetched:
+        """Keep what a call that began at `began` brought, unless a later call has been faster."""
+        kept = self._entries.get(name)
+        if kept is not None and kept.fetched is not None and kept.at > began:
+            return kept.fetched
+        self._put(name, Entry(fetched, began, None, began))
+        return fetched
+
+    def _failed(self, name: SecretName, error: AgentError, began: Monotonic) -> Fetched:
         with self._lock:
             entry = self._entries.get(name)
-            if entry is None:
-                return None
-            self._entries.move_to_end(name)
-        if entry.fetched is None:
-            if entry.error is not None and now - entry.tried_at < NEGATIVE_TTL:
-                self._count("negative")
-                raise entry.error
-            return None
-        if now - entry.at >= self.ttl:
-            return None
-        self._count("hit")
-        return entry.fetched
+            kept = entry.fetched if entry is not None else None
+            if entry is None or kept is None or isinstance(error, NotFoundError):
+                self._put(name, Entry(None, began, error, began))
+                self._count("miss")
+                raise error
+            self._put(name, Entry(kept, entry.at, error, began))
+            if began - entry.at > self.max_stale:
+                self._count("miss")
+                raise error
+            return self._answer("stale", kept)
 
-    def _failed(self, name: SecretName, error: SecretsError, now: Monotonic) -> Fetched:
-        entry = self.peek(name)
-        if entry is None or entry.fetched is None:
-            if isinstance(error, NotFoundError):
-                self._keep(name, Entry(None, now, error, now))
-            raise error
-        entry.error, entry.tried_at = error, now
-        if now - entry.at > self.max_stale:
-            raise error
-        self._told("stale")
-        return entry.fetched
+    def _put(self, name: SecretName, entry: Entry) -> None:
+        self._entries[name] = entry
+        self._entries.move_to_end(name)
+        while len(self._entries) > MAX_ENTRIES:
+            self._entries.popitem(last=False)
 
-    def _keep(self, name: SecretName, entry: Entry) -> None:
-        with self._lock:
-            self._entries[name] = entry
-            self._entries.move_to_end(name)
-            while len(self._entries) > MAX_ENTRIES:
-                _, evicted = self._entries.popitem(last=False)
-                _wipe(evicted)
+    def _answer(self, result: str, fetched: Fetched) -> Fetched:
+        self._count(result)
+        return fetched
 
-    def _flight(self, name: SecretName) -> threading.Lock:
-        with self._lock:
-            if len(self._flights) > 4 * MAX_ENTRIES:
-                self._flights.clear()
-            return self._flights.setdefault(name, threading.Lock())
+    def _refuse(self, entry: Entry) -> AgentError:
+        self._count("negative")
+        assert entry.error is not None
+        return afresh(entry.error)
 
     def _count(self, result: str) -> None:
         if result == "miss":
@@ -153,8 +213,3 @@ class Cache:
         else:
             self.hits += 1
         self._told(result)
-
-
-def _wipe(entry: Entry) -> None:
-    if entry.fetched is not None:
-        entry.fetched.value.wipe()

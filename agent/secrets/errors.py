@@ -41,3 +41,9 @@ class PublishError(SecretsError):
 
 class ShapeError(SecretsError):
     """The value does not fit the format it is to be written in, or its name is no name."""
+
+
+def afresh(error: AgentError) -> AgentError:
+    """The same error without its traceback, to be kept and raised again: a kept traceback grows
+    with every raise, and holds the frames, and so the values, of whoever met it first."""
+    return type(error)(str(error), error.remedy)

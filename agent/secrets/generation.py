@@ -5,17 +5,19 @@
     DIR/database -> ..data/database     stable entry links
 
 Steps of `publish`:
-1. refuse a directory that is not on tmpfs (or ramfs), unless disk is allowed
+1. refuse a directory that is not on tmpfs (or ramfs), unless disk is allowed, and one that holds
+   somebody else's files
 2. sweep what a killed attempt left: temporary names, generations that `..data` never pointed at
-3. compare with the live generation: same content, modes and links → nothing is flipped
+3. compare with the live generation: same content, modes, owners and links → nothing is flipped
 4. check that the set fits into the free space
 5. write `..gen-N+1`: every open is relative to a directory descriptor, exclusive and follows no
-   link; the mode is set on the descriptor before the bytes; the index comes last
+   link; group and mode are set on the descriptor before the bytes; the index comes last
 6. flip `..data` by symlink and rename under a random name
 7. make missing entry links, remove those of entries that are gone
-8. delete old generations past their time, and all but the newest few in any case
+8. delete old generations whose time is over
 
-A reader sees one generation or the next, never a mixture; a crash at any step leaves the old one.
+A reader sees one generation or the next, never a mixture; a crash at any step leaves one of the
+two, whole. The files of one generation are written, read and compared in `tree`.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,27 +39,22 @@ from pathlib import Path
 from agent import fs
 from agent.clock import Clock
 from agent.errors import BusyError
+from agent.secrets import tree
 from agent.secrets.errors import PublishError
-from agent.units import Seconds, UnixTime
+from agent.secrets.tree import INDEX, Item, Look
+from agent.telemetry.logs import get_logger
+from agent.units import Monotonic, Seconds, UnixTime
+
+_log = get_logger(__name__)
 
 DATA = "..data"
-INDEX = ".index.json"
 _GENERATION = re.compile(r"\.\.gen-(\d{6,})")
 _MEMORY = ("tmpfs", "ramfs")
 _RESERVE = 64 * 1024
+_PAGE = 4096  # tmpfs gives whole pages
 _LOCK_WAIT = Seconds(5.0)
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Item:
-    """One file of a generation: its path below the directory, bytes, and what the index tells."""
-
-    path: str
-    data: bytes
-    name: str
-    version: str
-    provider: str
-    fetched_at: UnixTime
+_SETTLED = Seconds(0.05)
+"""Longer than the tick that a file system's time stamps move by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +69,7 @@ class Published:
 
 @dataclass(slots=True)
 class Publisher:
-    """The one writer of `directory`. Not for use from two threads at once."""
+    """The writer of `directory`. Not for use from two threads at once; other processes may."""
 
     directory: Path
     clock: Clock
@@ -82,12 +79,13 @@ class Publisher:
     keep_for: Seconds = field(default=Seconds(60.0))
     allow_disk: bool = False
     published_at: UnixTime | None = None
-    _retired: dict[str, float] = field(default_factory=dict)
+    _retired: dict[str, Monotonic] = field(default_factory=dict)
     _shown: dict[str, str] = field(default_factory=dict)
+    _clean: tuple[object, ...] | None = None
     _digest_key: bytes = field(default_factory=lambda: secrets.token_bytes(32))
 
-    def publish(self, items: Mapping[str, Item]) -> Published:
-        """Make the directory show exactly `items`.
+    def publish(self, items: Mapping[str, Item], keep: Collection[str] = ()) -> Published:
+        """Make the directory show exactly `items`, and those of `keep` that it shows already.
 
         Raises:
             PublishError: nothing was flipped; the generation before is as it was.
@@ -95,50 +93,89 @@ class Publisher:
         try:
             self._prepare()
             with self._locked():
-                return self._publish(items)
+                return self._publish(items, keep)
+        except BusyError as error:
+            raise PublishError(str(error), error.remedy) from None
         except OSError as error:
             raise PublishError(
                 f"cannot publish secrets to {self.directory}: {error.strerror}",
-                "the generation before is still in place; make room or mend the directory's owner",
+                "what was published stays in place; make room or mend the directory's owner",
             ) from error
 
-    def _publish(self, items: Mapping[str, Item]) -> Published:
+    def _publish(self, items: Mapping[str, Item], keep: Collection[str]) -> Published:
         live = self.live()
         self._sweep(live)
-        drift = self._drift(live, items) if live else ()
-        links = self._link_entries(items) if live else ()
-        shown = {item.path: self._digest(item) for item in items.values()}
-        if live and not drift:
+        if live and keep:
+            items = {**items, **self._kept(live, [path for path in keep if path not in items])}
+        self._clean = None
+        look = self._look()
+        found = tree.compare(self.directory / live, items, look) if live else ()
+        links = self._link_entries(items, look) if live else ()
+        shown = {item.path: self._digest(item.data) for item in items.values()}
+        if live and not found:
             self._shown = shown
             self._retire(live)
+            self._clean = self._signature()
             return Published(_number(live), changed=False, files=len(items), repaired=links)
-        self._make_room(items)
+        self._make_room(items, live)
         try:
-            made = self._write(self._next_number(), items)
+            made = self._write(self._next_number(), items, look)
+            fs.replace_link(self.directory / DATA, made, durable=False)
         except OSError:
             self._sweep(live)
             raise
-        fs.replace_link(self.directory / DATA, made, durable=False)
         self.published_at = self.clock.now()
-        self._link_entries(items)
-        self._retire(made)
         damaged = self._shown == shown  # the same values were here: somebody else changed the files
         self._shown = shown
-        repaired = (*drift, *links) if damaged else ()
+        self._link_entries(items, look)
+        self._retire(made)
+        repaired = (*found, *links) if damaged else ()
         return Published(_number(made), True, len(items), repaired)
+
+    def untouched(self) -> bool:
+        """True when nothing below the directory was changed since the last full comparison.
+
+        A handful of lstat calls: by inode, mode, owner, size and change time, which no process
+        without privileges can set back. Writes through a shared memory map leave no such trace on
+        tmpfs: the full comparison of `publish` is still due now and then.
+        """
+        clean = self._clean
+        if clean is None:
+            return False
+        try:
+            return self._signature() == clean
+        except OSError:
+            return False
 
     def tidy(self) -> None:
         """Delete old generations that no reader can still need; cheap, for a timer."""
-        live = self.live()
-        if live is not None:
-            self._retire(live)
+        with suppress(OSError):
+            live = self.live()
+            if live is not None and self._retire(live) and self._clean is not None:
+                self._clean = self._signature()
+
+    def index(self) -> dict[str, dict[str, object]]:
+        """What the live generation's index says of each file, by path; empty if there is none."""
+        try:
+            live = self.live()
+            return tree.read_index(self.directory / live) if live else {}
+        except OSError:
+            return {}
 
     def live(self) -> str | None:
         """Name of the generation that `..data` points at, if it is there."""
         target = fs.read_link(self.directory / DATA)
         if target is None or not _GENERATION.fullmatch(target):
             return None
-        return target if (self.directory / target).is_dir() else None
+        is_there = (self.directory / target).is_dir() and not (self.directory / target).is_symlink()
+        return target if is_there else None
+
+    def live_number(self) -> int | None:
+        """Number of the live generation, or None."""
+        with suppress(OSError):
+            live = self.live()
+            return _number(live) if live else None
+        return None
 
     def filesystem(self) -> str:
         """Type of the file system under the directory."""
@@ -149,11 +186,12 @@ class Publisher:
 
     def wipe(self) -> None:
         """Remove everything that was ever published here."""
+        self._clean = None
         for entry in list(os.scandir(self.directory)):
-            if entry.is_symlink():
+            if entry.is_symlink() and (entry.name == DATA or _is_ours(entry)):
                 os.unlink(entry.path)
             elif _GENERATION.fullmatch(entry.name):
-                _remove_tree(Path(entry.path))
+                tree.remove(Path(entry.path))
 
     # -- steps ------------------------------------------------------------------------------
 
@@ -167,9 +205,23 @@ class Publisher:
         self.directory.mkdir(mode=self.dir_mode, parents=True, exist_ok=True)
         seen = self.directory.lstat()
         if not stat.S_ISDIR(seen.st_mode):
-            raise PublishError(f"secrets directory {self.directory} is no directory")
-        if seen.st_uid == os.geteuid() and stat.S_IMODE(seen.st_mode) != self.dir_mode:
-            os.chmod(self.directory, self.dir_mode)
+            raise PublishError(
+                f"secrets directory {self.directory} is no directory", "name the directory itself"
+            )
+        wanted = self.dir_mode | (seen.st_mode & stat.S_ISGID)
+        if seen.st_uid == os.geteuid() and stat.S_IMODE(seen.st_mode) != wanted:
+            os.chmod(self.directory, wanted)
+        if fs.read_link(self.directory / DATA) is None:
+            self._refuse_foreign()
+
+    def _refuse_foreign(self) -> None:
+        """Never take over a directory with somebody's files: entries in our way are replaced."""
+        for entry in os.scandir(self.directory):
+            if not entry.name.startswith(("..", fs.TEMP_PREFIX)) and not _is_ours(entry):
+                raise PublishError(
+                    f"secrets directory {self.directory} holds {entry.name}, which is not ours",
+                    "name an empty directory, or one that does not exist yet",
+                )
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -177,21 +229,37 @@ class Publisher:
         give_up = time.monotonic() + _LOCK_WAIT
         while True:
             try:
-                with fs.lock(self.directory / "..lock", "a publication of secrets"):
-                    yield
-                    return
+                held = fs.lock(self.directory / "..lock", "a publication of secrets")
+                held.__enter__()
+                break
             except BusyError:
                 if time.monotonic() > give_up:
                     raise
                 time.sleep(0.01)
+        try:
+            yield
+        finally:
+            held.__exit__(None, None, None)
+
+    def _look(self) -> Look:
+        return Look(self.file_mode, self.dir_mode, os.geteuid(), self._group())
+
+    def _group(self) -> int:
+        """The directory's group where this process may give it: so a trader of that group reads."""
+        group = self.directory.stat().st_gid
+        mine = os.geteuid() == 0 or group in (os.getegid(), *os.getgroups())
+        return group if mine else os.getegid()
 
     def _sweep(self, live: str | None) -> None:
+        """Generations begun and never flipped go. Where `..data` itself was lost, whole ones stay
+        for the readers inside them."""
         with suppress(OSError):
             fs.sweep(self.directory)
             newest = _number(live) if live else 0
             for name in self._generations():
-                if _number(name) > newest:  # begun and never flipped
-                    _remove_tree(self.directory / name)
+                whole = live is None and os.path.lexists(self.directory / name / INDEX)
+                if _number(name) > newest and not whole:
+                    tree.remove(self.directory / name)
 
     def _generations(self) -> list[str]:
         return sorted(
@@ -203,143 +271,111 @@ class Publisher:
         names = self._generations()
         return _number(names[-1]) + 1 if names else 1
 
-    def _make_room(self, items: Mapping[str, Item]) -> None:
-        """Check that the set fits; where it does not, let old generations go, oldest first."""
-        page = 4096  # tmpfs gives whole pages
-        needed = sum((len(item.data) // page + 2) * page for item in items.values()) + _RESERVE
-        live = self.live()
-        for old in [name for name in self._generations() if name != live]:
+    def _kept(self, live: str, paths: Collection[str]) -> dict[str, Item]:
+        """Files of the live generation that are to be in the next one as well."""
+        found = {}
+        for path, item in tree.read_items(self.directory / live, paths).items():
+            shown = self._shown.get(path)
+            if shown is None or shown == self._digest(item.data):
+                found[path] = item
+        return found
+
+    def _make_room(self, items: Mapping[str, Item], live: str | None) -> None:
+        """Check that the set fits. Where it does not, old generations go before their time, oldest
+        first and the newest `keep` last: said aloud, for a reader may be inside."""
+        needed = _RESERVE + sum(
+            (len(item.data) // _PAGE + 2) * _PAGE + 512 for item in items.values()
+        )
+        old = [name for name in self._generations() if name != live]
+        for name in old:
             if fs.free_bytes(self.directory) >= needed:
-                break
-            _remove_tree(self.directory / old)
+                return
+            self._retired.pop(name, None)
+            tree.remove(self.directory / name)
+            _log.warning(
+                "an old generation of secrets was deleted before its time: its volume is full",
+                generation=_number(name),
+                last_resort=name in old[-self.keep :],
+            )
         free = fs.free_bytes(self.directory)
         if free < needed:
             raise PublishError(
                 f"{self.directory} has {free} bytes free and the next generation needs {needed}",
-                "give the memory volume at least twice the size of the largest set",
+                "give the memory volume at least four times the size of the largest set",
             )
 
-    def _write(self, number: int, items: Mapping[str, Item]) -> str:
+    def _write(self, number: int, items: Mapping[str, Item], look: Look) -> str:
         name = f"..gen-{number:06d}"
         os.mkdir(self.directory / name, 0o700)
-        root = os.open(self.directory / name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        root = os.open(self.directory / name, tree.OPEN_DIR)
         try:
             index = {}
             for item in items.values():
-                self._write_file(root, item.path, item.data)
-                index[item.path] = self._described(item)
+                tree.write_file(root, item.path, item.data, look)
+                index[item.path] = item.described(self._digest(item.data))
             told = json.dumps({"generation": number, "files": index}, sort_keys=True).encode()
-            self._write_file(root, INDEX, told)
-            os.fchmod(root, self.dir_mode)
+            tree.write_file(root, INDEX, told, look)
+            tree.dress(root, look.dir_mode, look.gid)
         finally:
             os.close(root)
         return name
 
-    def _write_file(self, root: int, path: str, data: bytes) -> None:
-        *folders, leaf = path.split("/")
-        here = os.dup(root)
-        try:
-            for folder in folders:
-                with suppress(FileExistsError):
-                    os.mkdir(folder, 0o700, dir_fd=here)
-                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-                below = os.open(folder, flags, dir_fd=here)
-                os.close(here)
-                here = below
-                os.fchmod(here, self.dir_mode)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            fd = os.open(leaf, flags, 0o600, dir_fd=here)
-            try:
-                os.fchmod(fd, self.file_mode)
-                fs.write_all(fd, data)
-            finally:
-                os.close(fd)
-        finally:
-            os.close(here)
-
-    def _described(self, item: Item) -> dict[str, object]:
-        return {
-            "name": item.name,
-            "version": item.version,
-            "provider": item.provider,
-            "fetched_at": item.fetched_at,
-            "digest": self._digest(item),
-        }
-
-    def _digest(self, item: Item) -> str:
+    def _digest(self, data: bytes) -> str:
         """Keyed, with a key that never leaves the process: a short secret cannot be guessed."""
-        return "hmac-sha256:" + hmac.new(self._digest_key, item.data, hashlib.sha256).hexdigest()
+        return "hmac-sha256:" + hmac.new(self._digest_key, data, hashlib.sha256).hexdigest()
 
-    def _link_entries(self, items: Mapping[str, Item]) -> tuple[str, ...]:
-        """Make the stable links what they should be; `("link",)` if something was not."""
-        mended = False
+    def _link_entries(self, items: Mapping[str, Item], look: Look) -> tuple[str, ...]:
+        """Make the stable links what they should be; what was mended: `link`, `mode`.
+
+        Only links are removed and only what stands in an entry's place is replaced.
+        """
+        mended: set[str] = set()
         wanted = {item.path.split("/", 1)[0] for item in items.values()}
         for entry in list(os.scandir(self.directory)):
             if entry.name.startswith(".."):
                 continue
-            good = entry.is_symlink() and os.readlink(entry.path) == f"{DATA}/{entry.name}"
-            if entry.name in wanted and good:
-                wanted.discard(entry.name)
-                continue
-            mended = True
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path)  # a real folder in a link's place hides the live one
-            else:
+            is_link = entry.is_symlink()
+            if entry.name in wanted:
+                if is_link and os.readlink(entry.path) == f"{DATA}/{entry.name}":
+                    wanted.discard(entry.name)
+                elif entry.is_dir(follow_symlinks=False):
+                    aside = self.directory / fs.temp_name()
+                    os.rename(entry.path, aside)  # a folder in a link's place hides the live one
+                    shutil.rmtree(aside)
+            elif is_link:
+                mended.add("link")
                 os.unlink(entry.path)
         for name in sorted(wanted):
+            mended.add("link")
             fs.replace_link(self.directory / name, f"{DATA}/{name}", durable=False)
-        return ("link",) if mended or wanted else ()
+        return tuple(sorted(mended))
 
-    def _drift(self, live: str, items: Mapping[str, Item]) -> tuple[str, ...]:
-        """What of the live generation is not as it should be: nothing, or `content`, `mode`,
-        `stray`, `link`."""
-        found: set[str] = set()
-        root = self.directory / live
-        seen: set[str] = set()
-        for folder, folders, files in os.walk(root):
-            for name in (*folders, *files):
-                path = Path(folder) / name
-                state = path.lstat()
-                if stat.S_ISDIR(state.st_mode):
-                    wanted_mode = self.dir_mode
-                elif stat.S_ISREG(state.st_mode):
-                    wanted_mode = self.file_mode
-                    seen.add(str(path.relative_to(root)))
-                else:
-                    found.add("stray")
-                    continue
-                if stat.S_IMODE(state.st_mode) != wanted_mode:
-                    found.add("mode")
-        paths = {item.path for item in items.values()}
-        if (
-            seen - {INDEX} != paths
-            or INDEX not in seen
-            or any((root / item.path).read_bytes() != item.data for item in items.values())
-        ):
-            found.add("content")
-        return tuple(sorted(found))
-
-    def _retire(self, live: str) -> None:
-        """Delete old generations past their time, and all but the newest `keep` in any case."""
+    def _retire(self, live: str) -> bool:
+        """Delete old generations that have been old for `keep_for`; True if one went."""
         now = self.clock.monotonic()
-        old = [name for name in self._generations() if name != live]
-        for name in old:
-            self._retired.setdefault(name, now)
-        surplus = set(old[: max(0, len(old) - self.keep)])
-        for name in old:
-            if name in surplus or now - self._retired[name] >= self.keep_for:
-                _remove_tree(self.directory / name)
-                del self._retired[name]
+        newest = _number(live)  # a later one is being written by another process
+        old = [name for name in self._generations() if _number(name) < newest]
+        self._retired = {name: self._retired.get(name, now) for name in old}
+        gone = [name for name, since in self._retired.items() if now - since >= self.keep_for]
+        for name in gone:
+            tree.remove(self.directory / name)
+            del self._retired[name]
+        return bool(gone)
+
+    def _signature(self) -> tuple[object, ...] | None:
+        """A mark of everything published, or None where a change is too recent to be told apart."""
+        live = self.live()
+        if live is None:
+            return None
+        marks, newest = tree.marks(self.directory, live)
+        settled = abs(time.time() - newest) > _SETTLED
+        return (live, *marks) if settled else None
+
+
+def _is_ours(entry: os.DirEntry[str]) -> bool:
+    return entry.is_symlink() and os.readlink(entry.path) == f"{DATA}/{entry.name}"
 
 
 def _number(name: str) -> int:
     match = _GENERATION.fullmatch(name)
     return int(match.group(1)) if match else 0
-
-
-def _remove_tree(path: Path) -> None:
-    """Delete a generation whatever its modes are."""
-    for folder, _, _ in os.walk(path):
-        with suppress(OSError):
-            os.chmod(folder, 0o700)
-    shutil.rmtree(path, ignore_errors=True)

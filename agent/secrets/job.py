@@ -1,9 +1,10 @@
 """The long-running part: publish, notice changes, repair drift, say how fresh everything is.
 
-Every `check_interval` it looks at the providers' change marker (a stat for the local store). A
-change, or a value past its TTL, fetches and publishes anew; otherwise the published files are
-compared with what they should be and put right. A failure keeps what is published and is retried at
-the next look.
+Every `check_interval` it looks at the providers' change marker (a stat for the local store) and at
+the published names (an lstat each); where neither moved and no value is past its TTL, that is all.
+Otherwise it fetches what is due, compares every byte and puts right what is not as it should be;
+every `_FULL_CHECK` it does so in any case. A failure keeps what is published and is retried with a
+growing pause, at once when the marker moves.
 """
 
 from __future__ import annotations
@@ -14,18 +15,22 @@ from typing import Any
 
 from agent.audit import AuditLog
 from agent.clock import Clock
-from agent.config import Secrets
-from agent.errors import UsageError
+from agent.config import SecretItem, Secrets
+from agent.errors import AgentError, UsageError
 from agent.health import Condition
-from agent.secrets.errors import SecretsError
+from agent.secrets.errors import afresh
 from agent.secrets.generation import Published
 from agent.secrets.model import secret_name
 from agent.secrets.service import SecretsService
 from agent.telemetry.logs import get_logger
 from agent.telemetry.metrics import Recorder
 from agent.telemetry.redaction import Redactor
+from agent.units import Monotonic, Seconds
 
 _log = get_logger(__name__)
+
+_FULL_CHECK = Seconds(30.0)
+_LONGEST_PAUSE = Seconds(30.0)
 
 
 class SecretsJob:
@@ -58,23 +63,25 @@ class SecretsJob:
         self._clock = clock
         self._service = self._make(config)
         self._filesystem = self._service.publisher.filesystem()
+        self._found = self._service.publisher.index()
         self._published: Published | None = None
-        self._error: SecretsError | None = None
+        self._error: AgentError | None = None
+        self._failures = 0
+        self._retry_at = Monotonic(0.0)
+        self._compare_at = Monotonic(0.0)
         self._marker: str | None = None
+        self._tried_marker: str | None = None
         self._wake = asyncio.Event()
         self._lock = asyncio.Lock()
 
     async def run(self) -> None:
         """Publish now, then whenever something changed, until cancelled."""
         while True:
-            await self._look()
             self._wake.clear()
+            await self._look()
             waiting = asyncio.ensure_future(self._wake.wait())
-            try:
-                timer = self._clock.sleep(self._service.config.check_interval)
-                await _first(waiting, asyncio.ensure_future(timer))
-            finally:
-                waiting.cancel()
+            timer = asyncio.ensure_future(self._clock.sleep(self._service.config.check_interval))
+            await _first(waiting, timer)
 
     async def drain(self) -> None:
         """Nothing is pending here: what is published stays for the trader."""
@@ -83,13 +90,13 @@ class SecretsJob:
         """Ask the providers now and publish.
 
         Raises:
-            SecretsError: nothing was published.
+            AgentError: nothing was published.
         """
         result = await self._publish(refresh=True)
         return {"generation": result.generation, "changed": result.changed, "files": result.files}
 
     def get(self, name: str) -> bytes:
-        """One secret's bytes through the cache; blocking on a miss. Raises SecretsError."""
+        """One secret's bytes through the cache; blocking on a miss. Raises AgentError."""
         return self._service.get(name)
 
     def prepare(self, section: Secrets) -> Callable[[], None]:
@@ -103,25 +110,44 @@ class SecretsJob:
         if section == self._service.config:
             return lambda: None
         fresh = self._make(section)
-        fresh.publisher.published_at = self._service.publisher.published_at
 
         def commit() -> None:
             old, self._service = self._service, fresh
+            fresh.publisher.published_at = old.publisher.published_at
+            if section.local == old.config.local:
+                fresh.cache.inherit(old.cache)  # a reload while the store is away loses nothing
             old.cache.clear()
-            self._marker = None
+            self._marker = self._tried_marker = None
             self._wake.set()
 
         return commit
 
+    # -- one look -------------------------------------------------------------------------------
+
     async def _look(self) -> None:
-        marker = await asyncio.to_thread(self._service.chain.marker)
+        service = self._service
+        marker, settled = await asyncio.to_thread(_glance, service)
+        now = self._clock.monotonic()
         changed = marker != self._marker
-        try:
-            result = await self._publish(refresh=changed and self._published is not None)
-        except SecretsError as error:
-            _log.warning("secrets not published", error=error.told())
+        if self._failures and now < self._retry_at and marker == self._tried_marker:
+            self._tell_ages()
             return
-        self._marker = marker
+        if not self._failures and settled and not changed and now < self._compare_at:
+            await asyncio.to_thread(service.publisher.tidy)
+            self._tell_ages()
+            return
+        self._tried_marker = marker
+        try:
+            result = await self._publish(refresh=changed)
+        except AgentError as error:
+            self._failures += 1
+            pause = service.config.check_interval * 2.0 ** min(self._failures, 16)
+            self._retry_at = Monotonic(now + min(_LONGEST_PAUSE, pause))
+            _log.warning("secrets not published", error=error.told(), failures=self._failures)
+            return
+        if service is self._service:  # else a reload came in between: look again
+            self._marker = marker
+        self._compare_at = Monotonic(now + _FULL_CHECK)
         for what in result.repaired:
             _log.warning("published secrets were changed by somebody else; put right", what=what)
 
@@ -130,13 +156,12 @@ class SecretsJob:
             service = self._service
             try:
                 result = await asyncio.to_thread(service.publish, refresh=refresh)
-                await asyncio.to_thread(service.publisher.tidy)
-            except SecretsError as error:
-                self._error = error
+            except AgentError as error:
+                self._error = afresh(error)
                 raise
             finally:
                 self._tell_ages()
-            self._error = None
+            self._error, self._failures = None, 0
             if result.changed:
                 _log.info("secrets published", generation=result.generation, files=result.files)
             self._published = result
@@ -152,9 +177,10 @@ class SecretsJob:
 
     def why_not(self) -> str | None:
         """Why the trader's secrets are not fresh enough for a flip; None when they are."""
-        if self._published is None:
+        items = self._items()
+        late = [item["name"] for item in items if item["required"] and item["expired"]]
+        if self._published is None and (late or not items):
             return f"no generation of secrets is published: {self._error or 'not fetched yet'}"
-        late = [item["name"] for item in self._items() if item["required"] and item["expired"]]
         return f"secrets past max_stale: {', '.join(late)}" if late else None
 
     def conditions(self) -> Sequence[Condition]:
@@ -200,32 +226,44 @@ class SecretsJob:
         }
 
     def _generation(self) -> int | None:
-        return self._published.generation if self._published else None
+        if self._published is not None:
+            return self._published.generation
+        return self._service.publisher.live_number()
 
     def _items(self) -> list[dict[str, Any]]:
+        return [self._item(item) for item in self._service.config.items]
+
+    def _item(self, item: SecretItem) -> dict[str, Any]:
         service = self._service
-        found = []
-        for item in service.config.items:
-            name = secret_name(item.name)
-            entry = service.cache.peek(name)
-            fetched = entry.fetched if entry else None
-            age = service.cache.age(name)
-            error = service.errors.get(name) or (entry.error if entry else None)
-            found.append(
-                {
-                    "name": item.name,
-                    "path": item.target,
-                    "provider": fetched.provider if fetched else None,
-                    "version": fetched.version if fetched else None,
-                    "fetched_at": fetched.fetched_at if fetched else None,
-                    "age_seconds": round(age, 1) if age is not None else None,
-                    "stale": age is not None and age > 2 * service.config.cache_ttl,
-                    "expired": age is None or age > service.config.max_stale,
-                    "required": item.required,
-                    "error": str(error) if error else None,
-                }
-            )
-        return found
+        name = secret_name(item.name)
+        entry = service.cache.peek(name)
+        fetched = entry.fetched if entry else None
+        error = service.errors.get(name) or (entry.error if entry else None)
+        told: dict[str, Any] = {"provider": None, "version": None, "fetched_at": None}
+        age: float | None = service.cache.age(name)
+        if fetched is not None:
+            told = {key: getattr(fetched, key) for key in told}
+        elif self._published is None and item.target in self._found:
+            # An agent that starts while the provider is away: the files of the run before stand,
+            # as old as their index says.
+            told = {key: self._found[item.target].get(key) for key in told}
+            if isinstance(told["fetched_at"], int | float):
+                age = max(0.0, self._clock.now() - told["fetched_at"])
+        return {
+            "name": item.name,
+            "path": item.target,
+            **told,
+            "age_seconds": round(age, 1) if age is not None else None,
+            "stale": age is not None and age > 2 * service.config.cache_ttl,
+            "expired": age is None or age > service.config.max_stale,
+            "required": item.required,
+            "error": str(error) if error else None,
+        }
+
+
+def _glance(service: SecretsService) -> tuple[str, bool]:
+    """The providers' marker, and whether nothing published moved and no value is due."""
+    return service.chain.marker(), service.next_expiry() > 0 and service.publisher.untouched()
 
 
 async def _first(*work: asyncio.Future[Any]) -> None:

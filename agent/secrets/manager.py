@@ -19,7 +19,7 @@ from typing import Any
 from agent.clock import Clock, SystemClock
 from agent.errors import AgentError
 from agent.secrets.cache import Cache
-from agent.secrets.errors import SecretsError, UnavailableError
+from agent.secrets.errors import SecretsError, ShapeError, UnavailableError
 from agent.secrets.model import (
     Fetched,
     Secret,
@@ -67,7 +67,7 @@ class SecretsManager:
         """Store a new version; False when that failed."""
         try:
             name = secret_name(secret_id)
-            data = json.dumps(secret_value).encode()
+            data = _encoded(secret_value)
             REDACTOR.learn(name, data)
             await asyncio.to_thread(
                 self._store.write,
@@ -114,8 +114,7 @@ class SecretsManager:
         return fetched
 
     def _as_secret(self, fetched: Fetched) -> Secret:
-        text = fetched.value.reveal().decode()
-        value = json.loads(text) if fetched.kind == "json" else text
+        text, value = _decoded(fetched)
         return Secret(
             fetched.name,
             value if isinstance(value, str | dict) else text,
@@ -128,6 +127,26 @@ class SecretsManager:
                 tags={"description": fetched.description},
             ),
         )
+
+
+def _encoded(value: object) -> bytes:
+    try:
+        return json.dumps(value).encode()
+    except (TypeError, ValueError, RecursionError):
+        raise ShapeError(
+            "the value is neither text nor a JSON object", "bytes: jules-agent secrets put --raw"
+        ) from None
+
+
+def _decoded(fetched: Fetched) -> tuple[str, Any]:
+    """The value as text and as what it stands for."""
+    try:
+        text = fetched.value.reveal().decode()
+        return text, json.loads(text) if fetched.kind == "json" else text
+    except (ValueError, RecursionError):
+        raise ShapeError(
+            f"secret {fetched.name} is not text", "read it with: jules-agent secrets get"
+        ) from None
 
 
 def create_secrets_manager(environ: Mapping[str, str] | None = None) -> SecretsManager:

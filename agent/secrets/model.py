@@ -38,26 +38,38 @@ def secret_name(text: str) -> SecretName:
 class SecretValue:
     """A value in memory. `reveal()` is the only way to it.
 
-    `wipe()` overwrites the buffer that this object owns. Copies that Python or a library made on
-    the way (bytes and str are immutable) are out of reach until their memory is reused.
+    The buffer that this object owns is overwritten when its last holder lets go, or by `wipe()`.
+    Copies that Python or a library made on the way (bytes and str are immutable) are out of reach
+    until their memory is reused.
     """
 
     __slots__ = ("_data",)
 
     def __init__(self, data: bytes) -> None:
+        self._data: bytearray | None = None
         self._data = bytearray(data)
 
     def reveal(self) -> bytes:
-        """A copy of the bytes."""
+        """A copy of the bytes.
+
+        Raises:
+            RuntimeError: the value was wiped; an empty one is never passed off for it.
+        """
+        if self._data is None:
+            raise RuntimeError("this secret value was wiped")
         return bytes(self._data)
 
     def wipe(self) -> None:
-        """Overwrite the bytes; the value is empty afterwards."""
-        self._data[:] = bytes(len(self._data))
-        self._data.clear()
+        """Overwrite the bytes; the value cannot be revealed afterwards."""
+        data, self._data = self._data, None
+        if data is not None:
+            data[:] = bytes(len(data))
+
+    def __del__(self) -> None:
+        self.wipe()
 
     def __len__(self) -> int:
-        return len(self._data)
+        return len(self._data or b"")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SecretValue) and self._data == other._data
@@ -85,6 +97,9 @@ class SecretType(Enum):
     BROKER_CREDENTIALS = "broker_credentials"
     ENCRYPTION_KEY = "encryption_key"
     JWT_SECRET = "jwt_secret"
+    CERTIFICATE = "certificate"
+    SSH_KEY = "ssh_key"
+    OAUTH_TOKEN = "oauth_token"
     WEBHOOK_TOKEN = "webhook_token"
 
 
@@ -143,6 +158,9 @@ class Secret:
     secret_id: str
     value: str | dict[str, Any] = field(repr=False)
     metadata: SecretMetadata
+
+    def __reduce_ex__(self, _protocol: Any) -> NoReturn:
+        raise TypeError("a secret is never pickled")
 
     def get_string_value(self) -> str:
         """The value as text; an object as JSON."""

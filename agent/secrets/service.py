@@ -12,18 +12,19 @@ import json
 import random
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from agent.audit import AuditLog
 from agent.clock import Clock
 from agent.config import SecretItem, Secrets
+from agent.errors import AgentError
 from agent.secrets.cache import Cache
 from agent.secrets.chain import Chain
-from agent.secrets.errors import SecretsError, ShapeError, UnavailableError
-from agent.secrets.generation import Item, Published, Publisher
+from agent.secrets.errors import NotFoundError, ShapeError, UnavailableError, afresh
+from agent.secrets.generation import Published, Publisher
 from agent.secrets.model import Fetched, secret_name
 from agent.secrets.providers.base import Provider
 from agent.secrets.providers.local import LocalStore
+from agent.secrets.tree import Item
 from agent.telemetry.logs import get_logger
 from agent.telemetry.metrics import Recorder
 from agent.telemetry.redaction import Redactor
@@ -57,6 +58,7 @@ class SecretsService:
         redactor: Redactor,
         providers: Sequence[Provider] | None = None,
         sleep: Callable[[float], None] = time.sleep,
+        roll: Callable[[], float] = random.random,
     ) -> None:
         """Nothing is read yet. `providers` overrides those of the configuration."""
         self.config = config
@@ -66,6 +68,7 @@ class SecretsService:
         self._clock = clock
         self._redactor = redactor
         self._sleep = sleep
+        self._roll = roll
         self.chain = Chain(providers or [local_store(config, clock)], self._told)
         self.cache = Cache(
             self._load,
@@ -75,13 +78,13 @@ class SecretsService:
             told=lambda result: recorder.inc("secret_cache_total", result=result),
         )
         self.publisher = publisher(config, clock)
-        self.errors: dict[SecretName, SecretsError] = {}
+        self.errors: dict[SecretName, AgentError] = {}
 
     def get(self, name: str) -> bytes:
-        """One secret's bytes through the cache.
+        """One secret's bytes.
 
         Raises:
-            SecretsError: none that is fresh or stale within its bound.
+            AgentError: no provider has it, or none answered and nothing young enough is kept.
         """
         return self.fetch(name).value.reveal()
 
@@ -90,34 +93,24 @@ class SecretsService:
         return self.cache.get(secret_name(name))
 
     def fetch_all(self, *, refresh: bool = False) -> dict[str, Item]:
-        """Every declared secret as a file to be, by path; in parallel where there are several.
+        """Every declared secret as a file to be, by path.
 
         Raises:
-            SecretsError: a required one is missing. `errors` then says why, name by name.
+            AgentError: a required one is missing. `errors` then says why, name by name.
         """
         read = self.cache.refresh if refresh else self.cache.get
         items: dict[str, Item] = {}
-        found: dict[SecretName, SecretsError] = {}
-        wanted = self.config.items
-
-        def one(item: SecretItem) -> Item | SecretsError:
+        found: dict[SecretName, AgentError] = {}
+        fetched: dict[SecretName, Fetched] = {}  # one secret may be asked for in two formats
+        for item in self.config.items:
             try:
-                return as_item(item, read(secret_name(item.name)))
-            except SecretsError as error:
-                return error
-
-        if len(wanted) > 4:
-            with ThreadPoolExecutor(max_workers=8) as pool:
-                answers = list(pool.map(one, wanted))
-        else:
-            answers = [one(item) for item in wanted]
-        for item, answer in zip(wanted, answers, strict=True):
-            if isinstance(answer, SecretsError):
-                found[item.name] = answer
-            else:
-                items[answer.path] = answer
+                if item.name not in fetched:
+                    fetched[item.name] = read(secret_name(item.name))
+                items[item.target] = as_item(item, fetched[item.name])
+            except AgentError as error:
+                found[item.name] = afresh(error)
         self.errors = found
-        missing = [item.name for item in wanted if item.required and item.name in found]
+        missing = [item.name for item in self.config.items if item.required and item.name in found]
         if missing:
             first = found[missing[0]]
             others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
@@ -125,16 +118,18 @@ class SecretsService:
         return items
 
     def publish(self, *, refresh: bool = False) -> Published:
-        """Fetch and publish, once.
+        """Fetch and publish, once. An optional secret whose provider fails keeps the file it has;
+        only the answer that there is no such secret takes the file away.
 
         Raises:
-            SecretsError: a required secret is missing or the directory cannot take the set; what
+            AgentError: a required secret is missing or the directory cannot take the set; what
                 was published before is as it was.
         """
         began = self._clock.monotonic()
         try:
-            result = self.publisher.publish(self.fetch_all(refresh=refresh))
-        except SecretsError:
+            items = self.fetch_all(refresh=refresh)
+            result = self.publisher.publish(items, keep=self._not_answered())
+        except AgentError:
             self._recorder.inc("secret_publishes_total", outcome="failed")
             raise
         outcome = "flipped" if result.changed else "unchanged"
@@ -152,21 +147,33 @@ class SecretsService:
         """Publish for the init container: retried with jitter until `init_deadline`.
 
         Raises:
-            SecretsError: the last reason, at once where waiting cannot mend it.
+            AgentError: the last reason, at once where waiting cannot mend it.
         """
-        give_up = time.monotonic() + self.config.init_deadline
-        wait = _FIRST_WAIT
+        give_up = self._clock.monotonic() + self.config.init_deadline
+        wait, again = _FIRST_WAIT, False
         while True:
             try:
-                return self.publish()
+                return self.publish(refresh=again)
             except UnavailableError as error:
-                left = give_up - time.monotonic()
+                left = give_up - self._clock.monotonic()
                 if left <= 0:
                     raise
-                pause = min(left, wait * random.uniform(0.5, 1.0))
+                pause = min(left, wait * (0.5 + 0.5 * self._roll()))
                 _log.warning("waiting for secrets", error=str(error), seconds_left=round(left, 1))
                 self._sleep(pause)
+                again = True
                 wait = min(_LONGEST_WAIT, wait * 2)
+
+    def next_expiry(self) -> Seconds:
+        """Seconds until the first declared secret is to be asked for again; 0: now."""
+        return min(
+            (self.cache.due_in(secret_name(item.name)) for item in self.config.items),
+            default=Seconds(self.config.cache_ttl),
+        )
+
+    def _not_answered(self) -> list[str]:
+        failed = {n for n, error in self.errors.items() if not isinstance(error, NotFoundError)}
+        return [item.target for item in self.config.items if item.name in failed]
 
     def _load(self, name: SecretName) -> Fetched:
         fetched = self.chain.read(name)
@@ -207,16 +214,10 @@ def as_item(item: SecretItem, fetched: Fetched) -> Item:
         ShapeError: the format is json and the value is not.
     """
     data = fetched.value.reveal()
-    if item.format == "json":
-        try:
-            json.loads(data)
-        except ValueError:
-            raise ShapeError(
-                f"secret {item.name} is to be written as json and is not JSON",
-                "store it as JSON, or set format: raw",
-            ) from None
-    elif fetched.kind == "json":
-        data = _plain(data)
+    if item.format == "json" or fetched.kind == "json":
+        tree = _tree(item, data)
+        if item.format == "raw" and isinstance(tree, str):
+            data = tree.encode("utf-8", "surrogatepass")  # what a program expects of a key file
     return Item(
         path=item.target,
         data=data,
@@ -227,7 +228,11 @@ def as_item(item: SecretItem, fetched: Fetched) -> Item:
     )
 
 
-def _plain(data: bytes) -> bytes:
-    """A JSON text without its quotes, so that `raw` gives what a program expects of a key file."""
-    tree = json.loads(data)
-    return tree.encode() if isinstance(tree, str) else data
+def _tree(item: SecretItem, data: bytes) -> object:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        raise ShapeError(
+            f"secret {item.name} is to be written as {item.format} and is not JSON",
+            "store it as JSON; plain bytes are stored with --raw and published with format: raw",
+        ) from None

@@ -1,20 +1,27 @@
 """Known secret values never leave: the last net under every log line and notification.
 
 The net is not the design (no code passes a value to a log in the first place); it is what remains
-when a foreign library's message carries one. Values are registered as they are fetched; text that
-is about to leave is scrubbed of them. Values shorter than `MIN_LENGTH` are not searched for: they
-would blank out ordinary words.
+when a foreign library's message carries one. Values are registered as they are fetched, whole, by
+field and by line, each in the forms that text takes on its way: escaped as in JSON or a repr,
+URL-encoded, base64 (also inside a longer base64 text), hex for what is no text. Text that is about
+to leave is scrubbed of them. A value that was replaced is searched for until the next replaces it
+in turn. Values shorter than `MIN_LENGTH` are not searched for: they would blank out ordinary words.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import quote, quote_plus, urlsplit
 
 MASK = "[redacted]"
 MIN_LENGTH = 6
+_MIN_LINE = 16
+_MIN_BASE64 = 8
+_DEEPEST = 20
 
 
 class Redactor:
@@ -22,17 +29,23 @@ class Redactor:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._known: dict[str, frozenset[str]] = {}
+        self._seen: dict[str, int] = {}
+        self._known: dict[str, tuple[frozenset[str], frozenset[str]]] = {}
         self._ordered: tuple[str, ...] = ()
 
     def learn(self, name: str, value: bytes) -> None:
-        """Register the value of secret `name`, whole and by field, replacing its earlier value."""
-        texts = frozenset(text for text in _texts(value) if len(text) >= MIN_LENGTH)
+        """Register the value of secret `name`, replacing the one before its last."""
+        mark = hash(value)
+        if self._seen.get(name) == mark:
+            return
+        texts = frozenset(form for form in _forms(value) if len(form) >= MIN_LENGTH)
         with self._lock:
-            if self._known.get(name) == texts:
+            before = self._known.get(name, (frozenset(), frozenset()))[0]
+            self._seen[name] = mark
+            if texts == before:
                 return
-            self._known[name] = texts
-            everything = {text for group in self._known.values() for text in group}
+            self._known[name] = (texts, before)
+            everything = {text for pair in self._known.values() for group in pair for text in group}
             # Longest first, so that a value which contains another is masked whole.
             self._ordered = tuple(sorted(everything, key=len, reverse=True))
 
@@ -44,48 +57,104 @@ class Redactor:
         return text
 
     def scrub_tree(self, value: Any) -> Any:
-        """A JSON-like tree with every string in it scrubbed, keys too."""
-        if not self._ordered:
+        """A JSON-like tree with every string in it scrubbed, keys too. What is no JSON (an
+        exception, bytes) comes back as its scrubbed repr, for that is how it would be written."""
+        if not self._ordered or value is None or isinstance(value, bool | int | float):
             return value
         if isinstance(value, str):
             return self.scrub(value)
         if isinstance(value, Mapping):
             return {self.scrub(str(key)): self.scrub_tree(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
+        if isinstance(value, list | tuple | set | frozenset):
             return [self.scrub_tree(item) for item in value]
-        return value
+        return self.scrub(repr(value))
 
 
-def _texts(value: bytes) -> Iterable[str]:
-    """The forms in which a value could turn up in text."""
+def _forms(value: bytes) -> Iterable[str]:
+    """Every form in which a value could turn up in text."""
     try:
         text = value.decode()
     except UnicodeDecodeError:
+        yield value.hex()
+        yield repr(value)[2:-1]
+        yield from _base64(value)
         return
-    yield text
-    yield text.strip()
+    for part in {text, text.strip(), *_parts(text)}:
+        if len(part) >= MIN_LENGTH:
+            yield part
+            yield json.dumps(part)[1:-1]
+            yield json.dumps(part, ensure_ascii=False)[1:-1]
+            yield repr(part)[1:-1]
+            yield quote(part, safe="")
+            yield quote(part)
+            yield quote_plus(part)
+            yield from _base64(part.encode())
+
+
+def _base64(value: bytes) -> Iterable[str]:
+    """Base64 of `value`, standing alone and at each offset inside a longer text (`user:password`):
+    only the digits that `value` alone decides."""
+    if len(value) < _MIN_BASE64:
+        return
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        for offset in range(3):
+            digits = encode(bytes(offset) + value).decode().rstrip("=")
+            first = (offset * 8 + 5) // 6
+            last = (offset + len(value)) * 8 // 6
+            yield digits[first:last]
+
+
+def _parts(text: str) -> Iterable[str]:
+    yield from _lines(text)
     try:
         tree = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
+        return
+    yield from _leaves(tree, "", 0)
+
+
+def _lines(text: str) -> Iterable[str]:
+    """The lines of a text of several, such as a private key: logs tear them apart."""
+    if "\n" in text.strip():
+        yield from (line.strip() for line in text.splitlines() if len(line.strip()) >= _MIN_LINE)
+
+
+def _leaves(tree: object, field: str, depth: int) -> Iterable[str]:
+    if depth > _DEEPEST:
         return
     if isinstance(tree, dict):
         for key, item in tree.items():
-            if isinstance(item, str) and _looks_secret(key):
-                yield item
+            yield from _leaves(item, key, depth + 1)
+    elif isinstance(tree, list):
+        for item in tree:
+            yield from _leaves(item, field, depth + 1)
+    elif isinstance(tree, str) and _looks_secret(field, tree):
+        yield tree
+        yield from _lines(tree)
+    elif isinstance(tree, int) and not isinstance(tree, bool) and _looks_secret(field, ""):
+        yield str(tree)
 
 
 _PUBLIC_FIELDS = frozenset(
     (
         *("host", "hostname", "port", "username", "user", "database", "dbname"),
-        *("ssl_mode", "sslmode", "region", "bucket", "account_id", "client_id"),
-        *("api_version", "endpoint", "url"),
+        *("ssl_mode", "sslmode", "region", "bucket", "account_id", "client_id", "api_version"),
     )
 )
+_ADDRESS_FIELDS = frozenset(("url", "uri", "endpoint"))
 
 
-def _looks_secret(field: str) -> bool:
-    """A field of a JSON secret that is not plainly an address or a name."""
-    return field.lower() not in _PUBLIC_FIELDS
+def _looks_secret(field: str, value: str) -> bool:
+    """A field of a JSON secret that is not plainly an address or a name. An address with more than
+    a host in it is one: a webhook, a connection string with its password."""
+    name = field.lower()
+    if name in _ADDRESS_FIELDS:
+        try:
+            parts = urlsplit(value)
+        except ValueError:
+            return True
+        return "@" in value or bool(parts.query) or len(parts.path) > 1
+    return name not in _PUBLIC_FIELDS
 
 
 REDACTOR = Redactor()

@@ -3,21 +3,21 @@
 A read opens the file, checks the seal over the whole, and decrypts one entry. A write holds a lock
 file against other processes, reads again under it, keeps the file it replaces as `NAME.previous`,
 and replaces it in one durable step. Whatever is wrong, the file stays byte for byte as it was.
+Where the key comes from is in `keyfile`.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
-import os
 import random
-import stat
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from agent import fs
 from agent.clock import Clock, SystemClock
@@ -25,10 +25,11 @@ from agent.errors import BusyError
 from agent.secrets import errors
 from agent.secrets.model import Fetched, Kind, Listed, SecretType, SecretValue
 from agent.secrets.providers import sealed
+from agent.secrets.providers.keyfile import parse_key, read_private
 from agent.units import Seconds, SecretName, UnixTime
 
 _LOCK_WAIT = Seconds(10.0)
-_MAX_KEY_FILE = 4096
+_LEFTOVER_AGE = Seconds(600.0)
 
 
 class LocalStore:
@@ -51,7 +52,8 @@ class LocalStore:
         self._passphrase_file = passphrase_file
         self._passphrase = SecretValue(passphrase) if passphrase is not None else None
         self._clock = clock or SystemClock()
-        self._derived: dict[str, SecretValue] = {}  # scrypt is slow by design: once
+        self._derived: tuple[bytes, SecretValue] | None = None  # scrypt is slow by design: once
+        self._deriving = threading.Lock()
 
     def read(self, name: SecretName) -> Fetched:
         """One secret. Raises as `Provider.read`."""
@@ -87,9 +89,9 @@ class LocalStore:
             StoreError, WrongKeyError, KeyFileError, UnavailableError: nothing was changed.
         """
         with self._locked():
-            document, keys = self._open() if self.path.exists() else self._begin()
+            document, keys = self._open() if self._exists() else self._begin()
             before = sealed.get_entry(document, keys, name)
-            version = str(int(before["version"]) + 1 if before else 1)
+            version = _next_version(before)
             now = self._clock.now()
             content = {
                 "value": base64.b64encode(value).decode(),
@@ -110,14 +112,15 @@ class LocalStore:
         document, keys = self._open()
         found = []
         for name in sorted(document.entries):
-            content = sealed.get_entry(document, keys, name) or {}
+            content = sealed.get_entry(document, keys, name)
+            assert content is not None
             found.append(
                 Listed(
                     name,
-                    str(content["type"]),
-                    str(content["version"]),
+                    content["type"],
+                    content["version"],
                     UnixTime(float(content["updated_at"])),
-                    str(content["description"]),
+                    content["description"],
                 )
             )
         return found
@@ -137,8 +140,8 @@ class LocalStore:
                 "make it readable for the agent's uid",
             ) from error
         try:
-            document, _seal = sealed.parse(data)
-            return sealed.open_document(data, self._master(document))
+            document, seal = sealed.parse(data)
+            return document, sealed.unseal(document, seal, self._master(document))
         except errors.StoreError as error:
             raise type(error)(f"{self.path}: {error}", error.remedy) from None
 
@@ -146,14 +149,15 @@ class LocalStore:
         given = self._given(document)
         if document.kdf.get("name") == "none":
             return given
-        about = json.dumps(document.kdf, sort_keys=True) + hashlib.sha256(given).hexdigest()
-        if about not in self._derived:
-            self._derived = {about: SecretValue(sealed.master_key(document, given))}
-        return self._derived[about].reveal()
+        salted = json.dumps(document.kdf, sort_keys=True).encode() + given
+        about = hashlib.sha256(salted).digest()
+        with self._deriving:  # several threads would each take scrypt's memory
+            if self._derived is None or self._derived[0] != about:
+                self._derived = about, SecretValue(sealed.master_key(document, given))
+            return self._derived[1].reveal()
 
     def _begin(self) -> tuple[sealed.Document, sealed.Keys]:
         document = sealed.new_document(passphrase=self._uses_passphrase)
-        fs.make_dirs_durable(self.path.parent)
         return document, sealed.Keys.derive(self._master(document))
 
     def _replace(self, data: bytes) -> None:
@@ -163,25 +167,52 @@ class LocalStore:
                 fs.write_durable(previous, self.path.read_bytes(), 0o600)
             fs.write_durable(self.path, data, 0o600)
         except OSError as error:
-            raise errors.UnavailableError(
-                f"the local store {self.path} cannot be written: {error.strerror}",
-                "free space or make its folder writable; it is as it was",
-            ) from error
+            raise self._not_writable(error) from error
+
+    def _exists(self) -> bool:
+        try:
+            self.path.lstat()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise self._not_writable(error) from error
+        return True
+
+    def _not_writable(self, error: OSError) -> errors.UnavailableError:
+        return errors.UnavailableError(
+            f"the local store {self.path} cannot be written: {error.strerror}",
+            "free space or make its folder writable; it is as it was",
+        )
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        fs.make_dirs_durable(self.path.parent)
+        """Hold the store against other writers, threads and processes alike."""
         path = self.path.with_name(self.path.name + ".lock")
         give_up = time.monotonic() + _LOCK_WAIT
         while True:
             try:
-                with fs.lock(path, "a write to the local store"):
-                    yield
-                    return
-            except BusyError:
+                fs.make_dirs_durable(self.path.parent)
+                held = fs.lock(path, "a write to the local store")
+                held.__enter__()
+                break
+            except OSError as error:
+                raise self._not_writable(error) from error
+            except BusyError as error:
                 if time.monotonic() > give_up:
-                    raise
+                    raise errors.UnavailableError(str(error), error.remedy) from None
                 time.sleep(random.uniform(0.005, 0.03))
+        try:
+            self._sweep()
+            yield
+        finally:
+            held.__exit__(None, None, None)
+
+    def _sweep(self) -> None:
+        """Remove what a killed write left. Younger files may be another program's, under way."""
+        with suppress(OSError):
+            for left in self.path.parent.glob(fs.TEMP_PREFIX + "*"):
+                if self._clock.now() - left.lstat().st_mtime > _LEFTOVER_AGE:
+                    left.unlink()
 
     @property
     def _uses_passphrase(self) -> bool:
@@ -211,69 +242,26 @@ class LocalStore:
         return parse_key(read_private(self._key_file), self._key_file)
 
 
-def read_private(path: Path) -> bytes:
-    """The bytes of a file that nobody else can read.
-
-    Raises:
-        KeyFileError: missing, a link, not a file, owned by another, or readable by group or others.
-    """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise errors.KeyFileError(
-            f"key file {path}: {error.strerror}", "name a regular file that the agent's uid owns"
-        ) from None
-    try:
-        seen = os.fstat(fd)
-        if not stat.S_ISREG(seen.st_mode):
-            raise errors.KeyFileError(f"key file {path} is not a regular file")
-        if seen.st_mode & 0o077:
-            raise errors.KeyFileError(
-                f"key file {path} can be read or written by others", f"chmod 0400 {path}"
-            )
-        if seen.st_uid not in (0, os.geteuid()):
-            raise errors.KeyFileError(
-                f"key file {path} belongs to another user", "chown it to the agent's uid"
-            )
-        return os.read(fd, _MAX_KEY_FILE)
-    finally:
-        os.close(fd)
+def _next_version(before: dict[str, Any] | None) -> str:
+    if before is None:
+        return "1"
+    if not before["version"].isdecimal():
+        raise errors.StoreError("the entry's version is not a number", "put it under another name")
+    return str(int(before["version"]) + 1)
 
 
-def parse_key(data: bytes, path: Path) -> bytes:
-    """32 bytes: raw, as 64 hex digits, or as base64.
-
-    Raises:
-        KeyFileError: it is none of them.
-    """
-    if len(data) == sealed.KEY_BYTES:
-        return data
-    text = data.strip()
-    for decode in (binascii.unhexlify, lambda raw: base64.b64decode(raw, validate=True)):
-        try:
-            key = decode(text)
-        except (binascii.Error, ValueError):
-            continue
-        if len(key) == sealed.KEY_BYTES:
-            return key
-    raise errors.KeyFileError(
-        f"key file {path} holds no 32-byte key",
-        "make one: jules-agent secrets new-key FILE (raw, hex and base64 are read)",
-    )
-
-
-def _fetched(name: SecretName, content: dict[str, object], now: UnixTime) -> Fetched:
+def _fetched(name: SecretName, content: dict[str, Any], now: UnixTime) -> Fetched:
     try:
         return Fetched(
             name=name,
-            value=SecretValue(base64.b64decode(str(content["value"]))),
-            version=str(content["version"]),
+            value=SecretValue(base64.b64decode(content["value"], validate=True)),
+            version=content["version"],
             provider="local",
             fetched_at=now,
-            kind=content["kind"],  # type: ignore[arg-type]
+            kind=content["kind"],
             secret_type=SecretType(content["type"]),
-            description=str(content["description"]),
-            created_at=UnixTime(float(str(content["created_at"]))),
+            description=content["description"],
+            created_at=UnixTime(float(content["created_at"])),
         )
-    except (KeyError, ValueError):
-        raise errors.StoreError(f"the entry of {name} is not one we write") from None
+    except ValueError:
+        raise errors.StoreError(f"the entry of {name} is not one that we write") from None

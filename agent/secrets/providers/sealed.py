@@ -3,7 +3,8 @@
 One JSON document. Each entry is AES-256-GCM under a fresh 96-bit nonce, with the secret's name as
 associated data, so that entries cannot be exchanged. `seal` is a GCM tag over everything else in
 the document (names, entries, generation, key derivation), so that a removal, an edit or an older
-entry put back is found. Entries and seal use separate keys, derived by HKDF from the master key.
+entry put back is found. A document is read only in the one form that we write, so that no byte of
+the file is free to change. Entries and seal use separate keys, derived by HKDF from the master key.
 `key_check` tells a wrong key from a damaged store. Names and sizes are readable without the key;
 values, types and descriptions are not. docs/local-store.md describes the format for other readers.
 """
@@ -28,9 +29,21 @@ FORMAT = "jules-agent-secrets"
 VERSION = 1
 KEY_BYTES = 32
 NONCE_BYTES = 12
-SCRYPT = {"name": "scrypt", "n": 2**15, "r": 8, "p": 1}
+SCRYPT = {"name": "scrypt", "n": 2**15, "r": 8, "p": 3}
+"""32 MiB and about 0.2 s: of the settings that OWASP holds equal, the one that fits a small pod."""
 _MAX_SCRYPT_MEMORY = 256 * 1024 * 1024
 MAX_BYTES = 64 * 1024 * 1024
+CONTENT: dict[str, type | tuple[type, ...]] = {
+    "value": str,
+    "kind": str,
+    "type": str,
+    "description": str,
+    "version": str,
+    "created_at": (int, float),
+    "updated_at": (int, float),
+}
+"""What an entry says once decrypted; `value` is base64."""
+
 _REMEDY = "restore the file from its .previous or a backup; it was left as it is"
 
 
@@ -124,7 +137,13 @@ def parse(data: bytes) -> tuple[Document, dict[str, str]]:
         or not isinstance(tree.get("key_check"), str)
     ):
         raise StoreError("the store lacks parts that every store has", _REMEDY)
+    if _text(tree) != data:
+        raise StoreError("the store is not in the form that it is written in", _REMEDY)
     return Document(kdf, tree["key_check"], tree["generation"], entries), seal
+
+
+def _text(tree: dict[str, Any]) -> bytes:
+    return json.dumps(tree, indent=1, sort_keys=True).encode() + b"\n"
 
 
 def _is_box(box: object) -> bool:
@@ -135,14 +154,13 @@ def _is_box(box: object) -> bool:
     )
 
 
-def open_document(data: bytes, master: bytes) -> tuple[Document, Keys]:
-    """Parse and check the seal with the master key.
+def unseal(document: Document, seal: dict[str, str], master: bytes) -> Keys:
+    """Check the seal with the master key; returns the working keys.
 
     Raises:
         WrongKeyError: the key is another one.
         StoreError: the store was changed by someone without the key.
     """
-    document, seal = parse(data)
     keys = Keys.derive(master)
     if not hmac.compare_digest(keys.check.encode(), document.key_check.encode()):
         raise WrongKeyError(
@@ -152,7 +170,7 @@ def open_document(data: bytes, master: bytes) -> tuple[Document, Keys]:
         _decrypt(keys.seal, seal, _sealed_bytes(document))
     except InvalidTag:
         raise StoreError("the store was changed after it was written", _REMEDY) from None
-    return document, keys
+    return keys
 
 
 def serialise(document: Document, keys: Keys) -> bytes:
@@ -162,7 +180,7 @@ def serialise(document: Document, keys: Keys) -> bytes:
         **json.loads(_sealed_bytes(document)),
         "seal": _encrypt(keys.seal, b"", _sealed_bytes(document)),
     }
-    return json.dumps(tree, indent=1, sort_keys=True).encode() + b"\n"
+    return _text(tree)
 
 
 def put_entry(document: Document, keys: Keys, name: str, content: dict[str, Any]) -> None:
@@ -183,7 +201,10 @@ def get_entry(document: Document, keys: Keys, name: str) -> dict[str, Any] | Non
         content = json.loads(_decrypt(keys.entry, box, name.encode()))
     except (InvalidTag, ValueError):
         raise StoreError("an entry of the store is damaged", _REMEDY) from None
-    assert isinstance(content, dict)
+    if not isinstance(content, dict) or not all(
+        isinstance(content.get(key), kinds) for key, kinds in CONTENT.items()
+    ):
+        raise StoreError(f"the entry of {name} is not one that we write", _REMEDY)
     return content
 
 
@@ -206,11 +227,18 @@ def _encrypt(key: bytes, plain: bytes, about: bytes) -> dict[str, str]:
 
 
 def _decrypt(key: bytes, box: dict[str, str], about: bytes) -> bytes:
-    try:
-        nonce = base64.b64decode(box["nonce"], validate=True)
-        data = base64.b64decode(box["data"], validate=True)
-    except (binascii.Error, ValueError):
-        raise InvalidTag from None
+    nonce, data = _strict(box["nonce"]), _strict(box["data"])
     if len(nonce) != NONCE_BYTES:
         raise InvalidTag
     return AESGCM(key).decrypt(nonce, data, about)
+
+
+def _strict(text: str) -> bytes:
+    """Base64 in its one canonical form: the unused bits of a last digit are not free to change."""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidTag from None
+    if base64.b64encode(data).decode() != text:
+        raise InvalidTag
+    return data
