@@ -31,7 +31,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-def check_path(path: str, where: str) -> str:
+def check_path(path: str, where: str, max_depth: int = MAX_DEPTH) -> str:
     """`path` again, if it is a good name below a bundle: relative, plain, printable, not deep.
 
     Raises:
@@ -43,8 +43,8 @@ def check_path(path: str, where: str) -> str:
         raise RejectedError(f"{shown} has a character that no file of a bundle may have")
     if any(part in ("", ".", "..") for part in parts):
         raise RejectedError(f"{shown} is absolute, leads upwards or has an empty component")
-    if len(parts) > MAX_DEPTH or len(path.encode()) > MAX_PATH:
-        raise RejectedError(f"{shown} is deeper than {MAX_DEPTH} or longer than {MAX_PATH} bytes")
+    if len(parts) > max_depth or len(path.encode()) > MAX_PATH:
+        raise RejectedError(f"{shown} is deeper than {max_depth} or longer than {MAX_PATH} bytes")
     if any(len(part.encode()) > MAX_COMPONENT for part in parts):
         raise RejectedError(f"{shown} has a component of more than {MAX_COMPONENT} bytes")
     if any(part.startswith(TEMP_PREFIX) for part in parts):

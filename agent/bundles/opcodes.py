@@ -97,7 +97,7 @@ def _into_mark(machine: Machine, argument: Any) -> None:
 def _put(machine: Machine, index: int) -> None:
     # a reader in C makes a table as long as the largest index: one per opcode is all there can be
     if not 0 <= index <= machine.seen.opcodes:
-        raise machine.refuse(f"memo index {index} is out of order")
+        raise MalformedError(f"memo index {index} is out of order")
     top = machine.pop()
     machine.memo[index] = top
     machine.stack.append(top)
@@ -121,9 +121,7 @@ def _global(machine: Machine, argument: str) -> None:
 def _stack_global(machine: Machine, argument: Any) -> None:
     name, module = machine.pop(), machine.pop()
     if not isinstance(module, str) or not isinstance(name, str):
-        if machine.lazy and machine.bad is None:
-            raise MalformedError("STACK_GLOBAL without two strings")
-        raise machine.refuse("a global is named by something that is not constant")
+        raise machine.fault("a global is named by something that is not constant")
     machine.name(module, name)
 
 
@@ -153,20 +151,18 @@ def _obj(machine: Machine, argument: Any) -> None:
 def _persistent(machine: Machine, argument: Any) -> None:
     pid = machine.pop()
     if not machine.allowed.storages:
-        raise machine.refuse("a persistent id, which only a .pt file may have")
+        raise machine.fault("a persistent id, which only a .pt file may have")
     match pid:
         case ("storage", (Named() | str()) as kind, str() as key, str(), int() as elements):
             name = kind.name if isinstance(kind, Named) else kind
             machine.seen.storages.append(StorageRef(name, key, elements))
         case _:
-            raise machine.refuse("a persistent id that is not a tensor's storage")
+            raise machine.fault("a persistent id that is not a tensor's storage")
     machine.stack.append(MADE)
 
 
 def _never(machine: Machine, argument: Any) -> None:
-    if machine.lazy:
-        raise MalformedError("an opcode that is refused")
-    raise machine.refuse("an opcode that is refused (extension, byte string or buffer)")
+    raise machine.fault("an opcode that is refused (extension, byte string or buffer)")
 
 
 class Step(NamedTuple):
@@ -177,38 +173,21 @@ class Step(NamedTuple):
     act: Callable[[Machine, Any], None]
 
 
+_CONSTANTS = (
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"),
+    *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
+)
+_VALUES = (
+    *("NONE", "NEWTRUE", "NEWFALSE", "FLOAT", "BINFLOAT", "EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"),
+    *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+)
 _ACTS: dict[str, Callable[[Machine, Any], None]] = {
     **dict.fromkeys(
-        (
-            "INT",
-            "BININT",
-            "BININT1",
-            "BININT2",
-            "LONG",
-            "LONG1",
-            "LONG4",
-            "UNICODE",
-            "SHORT_BINUNICODE",
-            "BINUNICODE",
-            "BINUNICODE8",
-        ),
+        _CONSTANTS,
         _push,
     ),
     **dict.fromkeys(
-        (
-            "NONE",
-            "NEWTRUE",
-            "NEWFALSE",
-            "FLOAT",
-            "BINFLOAT",
-            "BINBYTES",
-            "SHORT_BINBYTES",
-            "BINBYTES8",
-            "BYTEARRAY8",
-            "EMPTY_LIST",
-            "EMPTY_DICT",
-            "EMPTY_SET",
-        ),
+        _VALUES,
         _push_made,
     ),
     **dict.fromkeys(["LIST", "DICT", "FROZENSET"], _made_of_mark),

@@ -38,7 +38,7 @@ def walk(file: BinaryIO, start: int, size: int, where: str, allowed: Allowed) ->
     except MalformedError as error:
         raise RejectedError(
             f"{where}: no sound pickle at offset {machine.at}: {error}",
-            "save the file again with pickle.dump (protocol 2 to 5) or torch.save",
+            "save the file again with pickle.dump (protocol 2 to 5, not packed) or torch.save",
         ) from None
 
 

@@ -16,7 +16,7 @@ from agent.bundles.allowed import STATE_DICT, TORCHSCRIPT, Allowed
 from agent.bundles.errors import RejectedError
 from agent.bundles.machine import StorageRef, Walked
 from agent.bundles.pickles import probe, walk
-from agent.bundles.zips import Member, contents, read_members
+from agent.bundles.zips import MAX_INFLATED, Member, contents, read_members
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
@@ -53,11 +53,9 @@ def check_torch_file(file: BinaryIO, size: int, where: str) -> str:
     if head.startswith(LEGACY_MAGIC):
         raise RejectedError(f"{where} is in PyTorch's format from before 1.6", _SAVE_AGAIN)
     if not head.startswith(ZIP_MAGIC):
-        what = "a text pointer (Git LFS)" if head.startswith(b"version https://git-lfs") else "not"
-        raise RejectedError(
-            f"{where} is {what}{'' if what != 'not' else ' an archive that PyTorch wrote'}",
-            _SAVE_AGAIN if what == "not" else "fetch the real file first: git lfs pull",
-        )
+        if head.startswith(b"version https://git-lfs"):
+            raise RejectedError(f"{where} is only a Git LFS pointer", "run git lfs pull")
+        raise RejectedError(f"{where} is not an archive that PyTorch wrote", _SAVE_AGAIN)
     members = read_members(file, size, where)
     records = _records(members, where)
     kind = _kind(records, where)
@@ -103,7 +101,9 @@ def _check_member(
     allowed: Allowed,
 ) -> None:
     inside = f"{where}: {member.name}"
-    if member.deflated:
+    if member.deflated or _is_code(name):
+        if member.size > MAX_INFLATED:
+            raise RejectedError(f"{inside} has {member.size} bytes", _SAVE_AGAIN)
         data = b"".join(contents(file, member, where))
         source: BinaryIO = io.BytesIO(data)
         start, head = 0, data[:_HEAD]
@@ -115,7 +115,7 @@ def _check_member(
         data, source, start = head, file, member.start
     if head.startswith(ZIP_MAGIC):
         raise RejectedError(f"{inside} is an archive within the archive", _SAVE_AGAIN)
-    _check_text(name, member, data, inside)
+    _check_text(name, data, inside)
     if name.endswith("pkl"):
         seen = walk(source, start, member.size, inside, allowed)
         if seen.size != member.size:
@@ -126,21 +126,22 @@ def _check_member(
         probe(source, start, member.size, inside, allowed)
 
 
-def _check_text(name: str, member: Member, data: bytes, inside: str) -> None:
+def _is_code(name: str) -> bool:
+    return name.startswith("code/") and name.endswith(".py")
+
+
+def _check_text(name: str, data: bytes, inside: str) -> None:
     if name == "version" and not re.fullmatch(rb"[0-9]{1,6}\s*", data):
         raise RejectedError(f"{inside} is not a number", _SAVE_AGAIN)
     if name == "byteorder" and data not in (b"little", b"big"):
         raise RejectedError(f"{inside} is neither `little` nor `big`", _SAVE_AGAIN)
-    if name.startswith("code/") and name.endswith(".py"):
-        if not member.deflated and member.size > _HEAD:
-            raise RejectedError(f"{inside}: code that is not packed as PyTorch packs it")
-        if found := _TOUCHES.search(data):
-            operator = (found[1] or found[2]).decode()
-            raise RejectedError(
-                f"{inside}: offset {found.start()}: the code calls {operator}, which reads or"
-                " writes outside the model",
-                "a model computes; remove that call, or find out who put it there",
-            )
+    if _is_code(name) and (found := _TOUCHES.search(data)):
+        operator = (found[1] or found[2]).decode()
+        raise RejectedError(
+            f"{inside}: offset {found.start()}: the code calls {operator}, which reads or"
+            " writes outside the model",
+            "a model computes; remove that call, or find out who put it there",
+        )
 
 
 def _check_storages(seen: Walked, records: dict[str, Member], name: str, inside: str) -> None:

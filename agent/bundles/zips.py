@@ -21,6 +21,8 @@ from agent.bundles.errors import RejectedError
 from agent.bundles.folders import check_distinct, check_path
 
 MAX_MEMBERS = 100_000
+MAX_DEPTH = 32
+"""TorchScript names a folder for each package of a module's path."""
 MAX_DIRECTORY = 64 * 1024**2
 MAX_INFLATED = 64 * 1024**2
 """Largest deflated member: only source text and debug records are ever deflated."""
@@ -82,7 +84,7 @@ def read_members(file: BinaryIO, size: int, where: str) -> list[Member]:
             "copy the file again; if it stays so, save it again with torch.save or torch.jit.save",
         ) from None
     for member in members:
-        check_path(member.name, where)
+        check_path(member.name, where, MAX_DEPTH)
     check_distinct((member.name for member in members), where)
     return members
 
@@ -99,10 +101,9 @@ def contents(file: BinaryIO, member: Member, where: str) -> Iterator[bytes]:
         count += len(piece)
         yield piece
     if count != member.size or crc != member.crc:
+        what = "CRC" if crc != member.crc else "size"
         raise RejectedError(
-            f"{where}: member {member.name} is damaged (its {'CRC' if crc != member.crc else 'size'}"
-            " differs)",
-            "copy the file again",
+            f"{where}: member {member.name} is damaged: its {what} differs", "copy the file again"
         )
 
 
@@ -161,8 +162,8 @@ def _read_directory(raw: bytes, count: int) -> list[_Entry]:
     for _ in range(count):
         if at + _ENTRY.size > len(raw):
             raise _ZipError("its directory is cut short")
-        (magic, made, _need, flags, method, _time, _date, crc, packed, size, names, extras, comments,
-         disk, _internal, external, header) = _ENTRY.unpack_from(raw, at)  # fmt: skip
+        (magic, made, _need, flags, method, _time, _date, crc, packed, size, names, extras,
+         comments, disk, _internal, external, header) = _ENTRY.unpack_from(raw, at)  # fmt: skip
         at += _ENTRY.size
         name, extra = raw[at : at + names], raw[at + names : at + names + extras]
         at += names + extras + comments
@@ -194,11 +195,13 @@ def _widen(extra: bytes, *fields: int) -> list[int]:
     wide = _zip64(extra)
     values = []
     for value in fields:
-        if value == _LARGE:
-            if len(wide) < 8:
-                raise _ZipError("a zip64 size is missing")
-            value, wide = int.from_bytes(wide[:8], "little"), wide[8:]
-        values.append(value)
+        if value != _LARGE:
+            values.append(value)
+            continue
+        if len(wide) < 8:
+            raise _ZipError("a zip64 size is missing")
+        values.append(int.from_bytes(wide[:8], "little"))
+        wide = wide[8:]
     return values
 
 
@@ -249,7 +252,7 @@ def _check_local(file: BinaryIO, entry: _Entry) -> int:
     late = bool(flags & _LATE_SIZES) and told in ((0, 0, 0), (entry.crc, 0, 0))
     if not same or not (late or told == (entry.crc, entry.size, entry.packed)):
         raise _ZipError(f"member {_shown(entry.name)} has a header that its directory denies")
-    return entry.header + _LOCAL.size + names + extras
+    return entry.header + _LOCAL.size + len(name) + len(extra)
 
 
 def _check_descriptor(entry: _Entry, raw: bytes, room: int) -> int:
