@@ -63,6 +63,13 @@ def shown(value: object) -> str:
     return str(value)
 
 
+def link(url: str) -> list[Any]:
+    """A link out, for http and https alone; anything else stays text."""
+    if url.startswith(("https://", "http://")):
+        return el("a", "", url, href=url, rel="noreferrer")
+    return el("span", "", url)
+
+
 def duration(seconds: float) -> str:
     """`0.4 s`, `12 s`, `4 min 10 s`, `3 h 05 min`, `2 d 4 h`."""
     seconds = max(0.0, seconds)
@@ -77,7 +84,8 @@ def duration(seconds: float) -> str:
         return f"{whole // 60} min {whole % 60:02d} s" if whole < 600 else f"{whole // 60} min"
     if whole < 86400:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+    hours = whole % 86400 // 3600
+    return f"{whole // 86400} d {hours} h" if hours else f"{whole // 86400} d"
 
 
 def ago(at: float | None, now: UnixTime, *, after: str = " ago") -> Node:
@@ -86,7 +94,7 @@ def ago(at: float | None, now: UnixTime, *, after: str = " ago") -> Node:
         return "never"
     past = Seconds(now - at)
     whole = duration(past if past < 0.05 or past >= 1 else round(past, 1))
-    told = "now" if past < 1 and after else f"{whole}{after}"
+    told = "just now" if past < 1 and after else f"{whole}{after}"
     return el("time", "", told, datetime=_iso(at), title=_absolute(at))
 
 

@@ -249,7 +249,7 @@ class HttpServer:
                     event = talk.next_event()
             if not isinstance(event, h11.Request):
                 return None
-            request = _checked(event)
+            request = _checked(event, self._bounds.head)
             peer.head_only = request.method == "HEAD"
             talk.next_event()  # the end of a message without a body: nothing to wait for
             return request
@@ -306,12 +306,15 @@ class HttpServer:
             await peer.writer.drain()
 
 
-def _checked(event: h11.Request) -> Request:
+def _checked(event: h11.Request, limit: Bytes) -> Request:
     """The request, if it is one that this server takes.
 
     Raises:
         _RefusedError: another method, a body, or a target that names no page.
     """
+    size = len(event.target) + sum(len(name) + len(value) + 4 for name, value in event.headers)
+    if size > limit:  # h11 bounds only what has not arrived whole
+        raise _RefusedError(431, "the request's head is too large")
     method = event.method.decode("ascii")
     headers = {name.decode("ascii"): value.decode("latin-1") for name, value in event.headers}
     if method not in ("GET", "HEAD"):

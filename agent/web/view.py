@@ -14,7 +14,7 @@ from typing import Any
 from agent.telemetry.logs import get_logger
 from agent.units import UnixTime
 from agent.web import view_bundles
-from agent.web.element import Node, ago, badge, clock_time, duration, el, shown, table
+from agent.web.element import Node, ago, badge, clock_time, duration, el, link, shown, table
 
 __all__ = ["Node", "body", "title", "verdict"]
 
@@ -55,7 +55,13 @@ def verdict(status: Mapping[str, Any]) -> tuple[str, str, str]:
                 f"{_counted(pending, 'alert is', 'alerts are')} pending: nobody is paged yet"
             ),
         )
-    return "good", "All well", "Everything the trader needs is there, and nothing fires."
+    rollout = (status.get("bundles") or {}).get("rollout")
+    coming = f"{rollout['version']} is being rolled out" if rollout else ""
+    return (
+        "good",
+        "All well",
+        _sentence("everything the trader needs is there, and nothing fires", coming),
+    )
 
 
 def _checks(wrong: Sequence[Any]) -> str:
@@ -200,7 +206,7 @@ def _alert(alert: Mapping[str, Any], now: UnixTime) -> Node:
         ),
         el("p", "", shown(told)) if told else "",
         el("div", "labels", *labels) if labels else "",
-        el("p", "remedy", f"→ {runbook}") if runbook else "",
+        el("p", "remedy", "→ ", link(str(runbook))) if runbook else "",
     )
 
 
@@ -295,34 +301,19 @@ def _notifications(status: Mapping[str, Any], now: UnixTime) -> Node | None:
 
 
 def _destination(item: Mapping[str, Any], now: UnixTime) -> list[Node]:
-    pending = item["pending"]
-    waiting: Node = el("span", "", "none")
+    pending, error, oldest = item["pending"], item.get("last_error"), item.get("oldest_seconds")
+    state, waiting, trouble = badge("clear", "good"), "none", ("", "")
     if pending:
-        oldest = item.get("oldest_seconds")
-        told = f", oldest {duration(oldest)}" if oldest is not None else ""
-        waiting = el("b", "", f"{pending} waiting{told}")
-    error = item.get("last_error")
-    failing = bool(pending and error)
+        state = badge("failing", "bad") if error else badge("sending", "warn")
+        waiting = f"{pending} waiting"
+        waiting += f", oldest {duration(oldest)}" if oldest is not None else ""
+    if error:
+        trouble = ("bad", shown(error)) if pending else ("quiet", f"last trouble: {error}")
     return [
-        el(
-            "div",
-            "",
-            el("b", "", shown(item["name"])),
-            el(
-                "div",
-                "bad" if failing else "quiet",
-                shown(error) if failing else f"last trouble: {error}",
-            )
-            if error
-            else "",
-        ),
-        badge("failing", "bad")
-        if failing
-        else badge("sending", "warn")
-        if pending
-        else badge("clear", "good"),
-        waiting,
-        ago(item.get("last_success"), now) if item.get("last_success") else "never",
+        el("b", "", shown(item["name"])),
+        state,
+        el("div", "", el("b" if pending else "span", "", waiting), el("div", *trouble)),
+        ago(item.get("last_success"), now),
         shown(item.get("accepted")),
     ]
 

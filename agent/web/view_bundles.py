@@ -42,7 +42,9 @@ def _live(seen: Mapping[str, Any], now: UnixTime) -> Node:
             "",
             el("dt", "", "Live"),
             el("dd", "big", current or "none"),
-            el("dd", "quiet", "since ", ago(seen.get("current_since"), now)) if current else "",
+            el("dd", "quiet", "for ", ago(seen.get("current_since"), now, after=""))
+            if current
+            else "",
         ),
         el("div", "", el("dt", "", "Before it"), el("dd", "", shown(seen.get("previous")))),
     ]
