@@ -45,10 +45,9 @@ class Labels:
         """The same without the metric's name."""
         found = self._nameless
         if found is None:
+            found = self
             if NAME in self.map:
                 found = Labels((k, v) for k, v in self.key if k != NAME)
-            else:
-                found = self
             self._nameless = found
         return found
 

@@ -135,7 +135,7 @@ def _compared_with(
 
     def run(moment: Moment) -> Vector:
         other = scalar.run(moment)
-        found = vector.run(moment)
+        found: Vector = vector.run(moment)
         if as_bool:
             out = [(labels, float(test(value, other))) for labels, value in found]
             return nameless(out, vector.one_name)
@@ -149,22 +149,22 @@ def sets(op: str, left: Node, right: Node, matching: Matching) -> Node:
     signature = matching.signature()
 
     def both(moment: Moment) -> Vector:
-        found = left.run(moment)
+        found: Vector = left.run(moment)
         if not found:
             return found
         there = {signature(labels) for labels, _ in right.run(moment)}
         return [pair for pair in found if signature(pair[0]) in there]
 
     def either(moment: Moment) -> Vector:
-        found = left.run(moment)
-        more = right.run(moment)
+        found: Vector = left.run(moment)
+        more: Vector = right.run(moment)
         if not found:
             return more
         there = {signature(labels) for labels, _ in found}
         return found + [pair for pair in more if signature(pair[0]) not in there]
 
     def unless(moment: Moment) -> Vector:
-        found = left.run(moment)
+        found: Vector = left.run(moment)
         if not found:
             return found
         there = {signature(labels) for labels, _ in right.run(moment)}

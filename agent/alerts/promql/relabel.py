@@ -24,7 +24,7 @@ def label_replace(dst: str, replacement: str, src: str, pattern: str) -> Callabl
 
     def change(labels: Labels) -> Labels:
         match = compiled.fullmatch(labels.get(src))
-        return labels if match is None else labels.replaced(dst, _expand(replacement, match))
+        return labels if match is None else labels.replaced(dst, expand(replacement, match))
 
     return change
 
@@ -46,7 +46,7 @@ def label_join(dst: str, separator: str, sources: Sequence[str]) -> Callable[[La
     return change
 
 
-def _expand(replacement: str, match: re.Match[str]) -> str:
+def expand(replacement: str, match: re.Match[str]) -> str:
     """The replacement with its references filled in; one to no group is empty, as in Go."""
 
     def one(reference: re.Match[str]) -> str:
