@@ -185,11 +185,11 @@ class Cache:
             if entry is None or kept is None or isinstance(error, NotFoundError):
                 self._put(name, Entry(None, began, error, began))
                 self._count("miss")
-                raise error
+                raise afresh(error)
             self._put(name, Entry(kept, entry.at, error, began))
             if began - entry.at > self.max_stale:
                 self._count("miss")
-                raise error
+                raise afresh(error)
             return self._answer("stale", kept)
 
     def _put(self, name: SecretName, entry: Entry) -> None:

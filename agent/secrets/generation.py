@@ -12,9 +12,10 @@ Steps of `publish`:
 4. check that the set fits into the free space
 5. write `..gen-N+1`: every open is relative to a directory descriptor, exclusive and follows no
    link; group and mode are set on the descriptor before the bytes; the index comes last
-6. flip `..data` by symlink and rename under a random name
-7. make missing entry links, remove those of entries that are gone
-8. delete old generations whose time is over
+6. make missing entry links (they lead nowhere until the flip)
+7. flip `..data` by symlink and rename under a random name
+8. remove the links of entries that are gone
+9. delete old generations whose time is over
 
 A reader sees one generation or the next, never a mixture; a crash at any step leaves one of the
 two, whole. The files of one generation are written, read and compared in `tree`.
@@ -110,16 +111,17 @@ class Publisher:
         self._clean = None
         look = self._look()
         found = tree.compare(self.directory / live, items, look) if live else ()
-        links = self._link_entries(items, look) if live else ()
         shown = {item.path: self._digest(item.data) for item in items.values()}
         if live and not found:
+            links = self._add_links(items) | self._drop_links(items)
             self._shown = shown
             self._retire(live)
             self._clean = self._signature()
-            return Published(_number(live), changed=False, files=len(items), repaired=links)
+            return Published(_number(live), False, len(items), tuple(links))
         self._make_room(items, live)
         try:
             made = self._write(self._next_number(), items, look)
+            links = self._add_links(items)
             fs.replace_link(self.directory / DATA, made, durable=False)
         except OSError:
             self._sweep(live)
@@ -127,9 +129,9 @@ class Publisher:
         self.published_at = self.clock.now()
         damaged = self._shown == shown  # the same values were here: somebody else changed the files
         self._shown = shown
-        self._link_entries(items, look)
+        links |= self._drop_links(items)
         self._retire(made)
-        repaired = (*found, *links) if damaged else ()
+        repaired = (*found, *sorted(links)) if damaged else ()
         return Published(_number(made), True, len(items), repaired)
 
     def untouched(self) -> bool:
@@ -187,7 +189,9 @@ class Publisher:
     def wipe(self) -> None:
         """Remove everything that was ever published here."""
         self._clean = None
-        for entry in list(os.scandir(self.directory)):
+        with os.scandir(self.directory) as found:
+            entries = list(found)
+        for entry in entries:
             if entry.is_symlink() and (entry.name == DATA or _is_ours(entry)):
                 os.unlink(entry.path)
             elif _GENERATION.fullmatch(entry.name):
@@ -216,12 +220,17 @@ class Publisher:
 
     def _refuse_foreign(self) -> None:
         """Never take over a directory with somebody's files: entries in our way are replaced."""
-        for entry in os.scandir(self.directory):
-            if not entry.name.startswith(("..", fs.TEMP_PREFIX)) and not _is_ours(entry):
-                raise PublishError(
-                    f"secrets directory {self.directory} holds {entry.name}, which is not ours",
-                    "name an empty directory, or one that does not exist yet",
-                )
+        with os.scandir(self.directory) as entries:
+            foreign = [
+                entry.name
+                for entry in entries
+                if not entry.name.startswith(("..", fs.TEMP_PREFIX)) and not _is_ours(entry)
+            ]
+        if foreign:
+            raise PublishError(
+                f"secrets directory {self.directory} holds {min(foreign)}, which is not ours",
+                "name an empty directory, or one that does not exist yet",
+            )
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -262,10 +271,8 @@ class Publisher:
                     tree.remove(self.directory / name)
 
     def _generations(self) -> list[str]:
-        return sorted(
-            (e.name for e in os.scandir(self.directory) if _GENERATION.fullmatch(e.name)),
-            key=_number,
-        )
+        with os.scandir(self.directory) as entries:
+            return sorted((e.name for e in entries if _GENERATION.fullmatch(e.name)), key=_number)
 
     def _next_number(self) -> int:
         names = self._generations()
@@ -324,31 +331,35 @@ class Publisher:
         """Keyed, with a key that never leaves the process: a short secret cannot be guessed."""
         return "hmac-sha256:" + hmac.new(self._digest_key, data, hashlib.sha256).hexdigest()
 
-    def _link_entries(self, items: Mapping[str, Item], look: Look) -> tuple[str, ...]:
-        """Make the stable links what they should be; what was mended: `link`, `mode`.
-
-        Only links are removed and only what stands in an entry's place is replaced.
-        """
-        mended: set[str] = set()
-        wanted = {item.path.split("/", 1)[0] for item in items.values()}
-        for entry in list(os.scandir(self.directory)):
-            if entry.name.startswith(".."):
+    def _add_links(self, items: Mapping[str, Item]) -> set[str]:
+        """Make each entry's stable link, in place of whatever stands there; `link` if one was
+        missing or bent."""
+        mended = set()
+        for name in sorted(_entries(items)):
+            place = self.directory / name
+            if fs.read_link(place) == f"{DATA}/{name}":
                 continue
-            is_link = entry.is_symlink()
-            if entry.name in wanted:
-                if is_link and os.readlink(entry.path) == f"{DATA}/{entry.name}":
-                    wanted.discard(entry.name)
-                elif entry.is_dir(follow_symlinks=False):
-                    aside = self.directory / fs.temp_name()
-                    os.rename(entry.path, aside)  # a folder in a link's place hides the live one
-                    shutil.rmtree(aside)
-            elif is_link:
-                mended.add("link")
-                os.unlink(entry.path)
-        for name in sorted(wanted):
             mended.add("link")
-            fs.replace_link(self.directory / name, f"{DATA}/{name}", durable=False)
-        return tuple(sorted(mended))
+            if place.is_dir() and not place.is_symlink():
+                aside = self.directory / fs.temp_name()
+                os.rename(place, aside)  # a folder in a link's place hides the live one
+                shutil.rmtree(aside)
+            fs.replace_link(place, f"{DATA}/{name}", durable=False)
+        return mended
+
+    def _drop_links(self, items: Mapping[str, Item]) -> set[str]:
+        """Remove the links of entries that are gone, and stray ones: links only, never a file."""
+        wanted = _entries(items)
+        with os.scandir(self.directory) as entries:
+            stray = [
+                entry.path
+                for entry in entries
+                if entry.is_symlink() and not entry.name.startswith("..")
+                if entry.name not in wanted
+            ]
+        for path in stray:
+            os.unlink(path)
+        return {"link"} if stray else set()
 
     def _retire(self, live: str) -> bool:
         """Delete old generations that have been old for `keep_for`; True if one went."""
@@ -370,6 +381,11 @@ class Publisher:
         marks, newest = tree.marks(self.directory, live)
         settled = abs(time.time() - newest) > _SETTLED
         return (live, *marks) if settled else None
+
+
+def _entries(items: Mapping[str, Item]) -> set[str]:
+    """First parts of the paths: the names in the directory itself."""
+    return {item.path.split("/", 1)[0] for item in items.values()}
 
 
 def _is_ours(entry: os.DirEntry[str]) -> bool:

@@ -69,7 +69,9 @@ class SecretsService:
         self._redactor = redactor
         self._sleep = sleep
         self._roll = roll
-        self.chain = Chain(providers or [local_store(config, clock)], self._told)
+        providers = providers or [local_store(config, clock)]
+        self._remote = any(provider.name != "local" for provider in providers)
+        self.chain = Chain(providers, self._told)
         self.cache = Cache(
             self._load,
             clock,
@@ -98,15 +100,15 @@ class SecretsService:
         Raises:
             AgentError: a required one is missing. `errors` then says why, name by name.
         """
-        read = self.cache.refresh if refresh else self.cache.get
         items: dict[str, Item] = {}
         found: dict[SecretName, AgentError] = {}
-        fetched: dict[SecretName, Fetched] = {}  # one secret may be asked for in two formats
+        answers = self._read_all(self.cache.refresh if refresh else self.cache.get)
         for item in self.config.items:
+            answer = answers[item.name]
             try:
-                if item.name not in fetched:
-                    fetched[item.name] = read(secret_name(item.name))
-                items[item.target] = as_item(item, fetched[item.name])
+                if isinstance(answer, AgentError):
+                    raise answer
+                items[item.target] = as_item(item, answer)
             except AgentError as error:
                 found[item.name] = afresh(error)
         self.errors = found
@@ -170,6 +172,25 @@ class SecretsService:
             (self.cache.due_in(secret_name(item.name)) for item in self.config.items),
             default=Seconds(self.config.cache_ttl),
         )
+
+    def _read_all(
+        self, read: Callable[[SecretName], Fetched]
+    ) -> dict[SecretName, Fetched | AgentError]:
+        """Each declared secret once; several at a time where a network is waited for."""
+
+        def one(name: SecretName) -> Fetched | AgentError:
+            try:
+                return read(name)
+            except AgentError as error:
+                return error
+
+        names = list(dict.fromkeys(secret_name(item.name) for item in self.config.items))
+        if self._remote and len(names) > 1:
+            from concurrent.futures import ThreadPoolExecutor
+
+            with ThreadPoolExecutor(min(8, len(names)), "secrets") as pool:
+                return dict(zip(names, pool.map(one, names), strict=True))
+        return {name: one(name) for name in names}
 
     def _not_answered(self) -> list[str]:
         failed = {n for n, error in self.errors.items() if not isinstance(error, NotFoundError)}

@@ -56,7 +56,7 @@ def config(memory: Path, store: LocalStore, key_file: Path) -> Callable[..., Sec
             directory=AbsolutePath(memory),
             items=items,
             local=LocalConfig(path=AbsolutePath(store.path), key_file=AbsolutePath(key_file)),
-            **more,  # type: ignore[arg-type]
+            **more,
         )
 
     return make

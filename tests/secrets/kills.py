@@ -1,9 +1,9 @@
 """Kill a program at every system call that changes something, one run a call.
 
 The program marks the stretch of interest by a getpriority before and one after it. A first run is
-traced whole; each changing call within the stretch is then named by its ordinal, and strace delivers
-SIGKILL on entering it. Between two changing calls the disk does not move, so this covers every state
-that a kill can leave.
+traced whole; each changing call within the stretch is then named by its ordinal, and strace sends
+SIGKILL on entering it. Between two changing calls the disk does not move, so this covers every
+state that a kill can leave.
 """
 
 from __future__ import annotations
