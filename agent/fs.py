@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -40,7 +41,7 @@ def fsync_dir(path: Path) -> None:
         os.close(fd)
 
 
-def write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes | memoryview) -> None:
     """Write every byte of `data` to `fd`; a short write is continued, never taken for success."""
     view = memoryview(data)
     while view:
@@ -113,6 +114,35 @@ def make_dirs_durable(path: Path, mode: int = 0o700) -> None:
         with suppress(FileExistsError):
             os.mkdir(directory, mode)
         fsync_dir(directory.parent)
+
+
+def rename_durable(source: Path, target: Path) -> None:
+    """Rename within one file system; the new name is on disk when this returns.
+
+    Raises:
+        OSError: nothing was renamed, or the parent's sync failed.
+    """
+    os.rename(source, target)
+    fsync_dir(target.parent)
+
+
+def unlink_durable(path: Path) -> None:
+    """Remove one name, if it is there, durably."""
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+        fsync_dir(path.parent)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder and all below it, read-only folders too; follows no link.
+
+    Raises:
+        OSError: something could not be removed.
+    """
+    for folder, _, _ in os.walk(path):
+        os.chmod(folder, 0o700)
+    with suppress(FileNotFoundError):
+        shutil.rmtree(path)
 
 
 def sweep(directory: Path) -> list[str]:

@@ -36,6 +36,11 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 and was put back."""
 
 
+def digest_of(raw: bytes) -> Digest:
+    """The digest of a document's bytes."""
+    return Digest("sha256:" + hashlib.sha256(raw).hexdigest())
+
+
 @dataclass(frozen=True, slots=True)
 class FileEntry:
     """One file of a bundle: its path below the bundle (`/`-joined), size and digest."""
@@ -57,7 +62,7 @@ class Manifest:
     @property
     def digest(self) -> Digest:
         """Digest of the document, which is the identity of the version's content."""
-        return Digest("sha256:" + hashlib.sha256(self.raw).hexdigest())
+        return digest_of(self.raw)
 
     @property
     def size(self) -> Bytes:
@@ -104,6 +109,8 @@ class Rollout:
     ended_at: UnixTime | None = None
     reason: str | None = None
     steps: list[Step] = field(default_factory=list)
+    digest: Digest | None = None
+    """The manifest's, as soon as it is known."""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -116,4 +123,5 @@ class Rollout:
             "ended_at": self.ended_at,
             "reason": self.reason,
             "steps": [step.as_dict() for step in self.steps],
+            "digest": self.digest,
         }
