@@ -51,6 +51,7 @@ class Connection:
     def __init__(self) -> None:
         self._open: HTTPConnection | None = None
         self._origin: tuple[str, str] = ("", "")
+        self._socket: socket.socket | None = None
         self._cut = False
 
     def exchange(
@@ -91,6 +92,7 @@ class Connection:
         if self._open is not None:
             self._open.close()
             self._open = None
+        self._socket = None
 
     def _reusable(self, parts: SplitResult) -> bool:
         """Drop a connection to another origin, or one that the peer has closed meanwhile."""
@@ -118,6 +120,10 @@ class Connection:
         timer.start()
         try:
             connection = self._connection(parts, left)
+            if connection.sock is None:
+                connection.connect()
+            # http.client forgets a socket whose answer ends with the connection: the timer may not.
+            self._socket = connection.sock
             path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
             connection.request(
                 method,
@@ -169,7 +175,7 @@ class Connection:
         """The deadline has come: whatever the other thread waits for ends now."""
         self._cut = True
         connection = self._open
-        sock = connection.sock if connection is not None else None
+        sock = self._socket or (connection.sock if connection is not None else None)
         if sock is not None:
             try:
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)  # also below TLS

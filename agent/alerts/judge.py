@@ -33,7 +33,7 @@ from agent.alerts.state import (
 )
 from agent.alerts.states import Kept
 from agent.alerts.template import Template
-from agent.config import parse_duration
+from agent.configtypes import parse_duration
 from agent.telemetry.metrics import Recorder
 from agent.units import Seconds, UnixTime
 
@@ -219,14 +219,11 @@ class Judge:
         at: UnixTime,
         collected: Seconds | None,
     ) -> Advanced:
+        def query(text: str) -> list[Sample]:
+            return self._ask(text, at)
+
         def expand(template: Template, sample: Sample) -> str:
-            try:
-                return template.render(
-                    sample.labels, sample.value, self._external, lambda text: self._ask(text, at)
-                )
-            except AlertsError as error:
-                judged.last_error = f"template: {error}"
-                return f"<error expanding template: {error}>"
+            return template.render(sample.labels, sample.value, self._external, query)
 
         elements = []
         for sample in result:

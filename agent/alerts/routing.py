@@ -38,7 +38,7 @@ class Route:
 class Notification:
     """Everything that a message may say. JSON-able by `as_dict`; times are UNIX seconds.
 
-    `context` tells where and with what: environment, pod, bundle, previous_bundle,
+    `value` is None where there was no measurement. `context` tells where and with what: environment, pod, bundle, previous_bundle,
     bundle_live_for.
     """
 
@@ -46,7 +46,7 @@ class Notification:
     name: str
     severity: str
     dedup_key: str
-    value: float
+    value: float | None
     active_at: UnixTime
     fired_at: UnixTime
     resolved_at: UnixTime | None = None

@@ -204,9 +204,9 @@ def as_json(tree: Mapping[str, Any]) -> bytes:
     )
 
 
-def number(value: float) -> str:
-    """A value for a person."""
-    return f"{value:.6g}"
+def number(value: float | None) -> str:
+    """A value for a person; empty where there is none."""
+    return "" if value is None else f"{value:.6g}"
 
 
 def lasted(seconds: float) -> str:

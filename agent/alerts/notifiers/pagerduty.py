@@ -132,13 +132,14 @@ def _details(n: Notification) -> dict[str, Any]:
     details: dict[str, Any] = {
         "alert": n.name,
         "status": n.status,
-        "value": number(n.value),
         "active_since": iso(n.active_at),
         "fired_at": iso(n.fired_at),
         "labels": dict(n.labels),
         "annotations": dict(n.annotations),
         **n.context,
     }
+    if n.value is not None:
+        details["value"] = number(n.value)
     if n.resolved_at is not None:
         details["resolved_at"] = iso(n.resolved_at)
         details["fired_for"] = lasted(n.resolved_at - n.fired_at)
