@@ -22,7 +22,7 @@ def bundle(status: Mapping[str, Any], now: UnixTime) -> Node:
         history = seen.get("history") or []
         inner = [
             _live(seen, now),
-            _rollout(seen["rollout"], history, now) if seen.get("rollout") else "",
+            _rollout(seen["rollout"], history, now) if seen["rollout"] else "",
             _store(seen, now),
             _quarantine(seen.get("quarantine") or [], now),
             _history(history, now),
@@ -35,7 +35,7 @@ def _aside(seen: Mapping[str, Any] | None) -> Node:
 
 
 def _live(seen: Mapping[str, Any], now: UnixTime) -> Node:
-    current = seen.get("current")
+    current = seen["current"]
     facts = [
         el(
             "div",
