@@ -106,9 +106,9 @@ class Scraper:
             raise ScrapeError(f"{self.target.job}: the scrape before has not come back")
         loop = asyncio.get_running_loop()
         self._under_way = loop.run_in_executor(self._thread, self.fetch)
+        self._under_way.add_done_callback(_look_away)  # it may come after nobody waits any more
         done, _ = await asyncio.wait((self._under_way,), timeout=self.timeout + _SLACK)
         if not done:
-            self._under_way.add_done_callback(_look_away)
             raise ScrapeError(f"{self.target.job}: no whole answer before the deadline")
         return await self._under_way
 
@@ -180,6 +180,6 @@ def _shown(url: str) -> str:
 
 
 def _look_away(attempt: asyncio.Future[bytes]) -> None:
-    """Take the outcome of a scrape that nobody waits for any more."""
+    """Take the outcome, so that asyncio does not report it as forgotten."""
     if not attempt.cancelled():
         attempt.exception()

@@ -163,12 +163,12 @@ class Sender:
         attempt = loop.run_in_executor(
             self._thread, self.notifier.send, item.notification, self._clock.now()
         )
+        attempt.add_done_callback(_look_away)  # its outcome may come after nobody waits any more
         self._stuck = attempt
         # The notifier keeps its deadline itself; only resolving a name can outlast it.
         limit = self.notifier.timeout + _SLACK
         done, _ = await asyncio.wait((attempt,), timeout=limit)
         if not done:
-            attempt.add_done_callback(_look_away)
             raise DeliveryError(f"{self.name}: no answer before the deadline")
         await attempt
 
@@ -215,6 +215,6 @@ class Sender:
 
 
 def _look_away(attempt: asyncio.Future[None]) -> None:
-    """Take the outcome of an attempt that nobody waits for any more."""
+    """Take the outcome, so that asyncio does not report it as forgotten."""
     if not attempt.cancelled():
         attempt.exception()
