@@ -294,13 +294,14 @@ class Story:
     # -- while the latency window drains ------------------------------------------------------
 
     def damaged(self) -> Told:
-        """A third version whose bytes changed between its publisher and here."""
+        """A third version whose bytes changed between its publisher and here. Not in policy.pt: that
+        is v2's, byte for byte, so the agent links the good one it has and never reads the store's."""
         source = self.stage.work / "v3"
         shutil.copytree(BUNDLES / SLOW, source)
         metadata = json.loads((source / "metadata.json").read_bytes())
         (source / "metadata.json").write_text(json.dumps({**metadata, "version": DAMAGED}))
         self._publish(source, DAMAGED, "parked")
-        stored = self.stage.store / "bundles" / DAMAGED / "policy.pt"
+        stored = self.stage.store / "bundles" / DAMAGED / "metadata.json"
         stored.chmod(0o600)
         data = bytearray(stored.read_bytes())
         data[len(data) // 2] ^= 0xFF
@@ -316,7 +317,7 @@ class Story:
         if link(self.stage.models / "current") != GOOD:
             raise NotHappenedError(f"current moved to {link(self.stage.models / 'current')}")
         seconds = float(rollout["ended_at"]) - began
-        text = f"one byte flipped in policy.pt: {rollout['reason']}; current stays {GOOD}"
+        text = f"one byte of its metadata.json flipped in the store: {rollout['reason']}; current stays {GOOD}"
         return Told(text, seconds, f"{self.watch.agent} (Bundles)")
 
     def breaker(self) -> Told:
