@@ -90,9 +90,11 @@ class SecretsJob:
         """Ask the providers now and publish.
 
         Raises:
-            AgentError: nothing was published.
+            AgentError: nothing was published, or a provider failed and the value before serves on.
         """
         result = await self._publish(refresh=True)
+        for name, error in self._service.unrenewed().items():
+            raise type(error)(f"{name} is served from memory: {error}", error.remedy)
         return {"generation": result.generation, "changed": result.changed, "files": result.files}
 
     def get(self, name: str) -> bytes:
@@ -126,30 +128,38 @@ class SecretsJob:
 
     async def _look(self) -> None:
         service = self._service
-        marker, settled = await asyncio.to_thread(_glance, service)
+        marker, due, untouched = await asyncio.to_thread(_glance, service)
         now = self._clock.monotonic()
         changed = marker != self._marker
-        if self._failures and now < self._retry_at and marker == self._tried_marker:
-            self._tell_ages()
-            return
-        if not self._failures and settled and not changed and now < self._compare_at:
+        resting = self._failures > 0 and now < self._retry_at and marker == self._tried_marker
+        if resting:
+            idle = untouched or self._published is None
+        else:
+            idle = not (self._failures or changed or due) and untouched and now < self._compare_at
+        if idle:
             await asyncio.to_thread(service.publisher.tidy)
             self._tell_ages()
             return
         self._tried_marker = marker
         try:
-            result = await self._publish(refresh=changed)
+            result = await self._publish(refresh=changed and not resting)
         except AgentError as error:
-            self._failures += 1
-            pause = service.config.check_interval * 2.0 ** min(self._failures, 16)
-            self._retry_at = Monotonic(now + min(_LONGEST_PAUSE, pause))
-            _log.warning("secrets not published", error=error.told(), failures=self._failures)
+            self._failed(now, error, "secrets not published")
             return
-        if service is self._service:  # else a reload came in between: look again
-            self._marker = marker
         self._compare_at = Monotonic(now + _FULL_CHECK)
         for what in result.repaired:
             _log.warning("published secrets were changed by somebody else; put right", what=what)
+        old = service.unrenewed()
+        if old:
+            self._failed(now, next(iter(old.values())), "secrets not renewed", names=sorted(old))
+        elif service is self._service:  # else a reload came in between: look again
+            self._failures, self._marker = 0, marker
+
+    def _failed(self, now: Monotonic, error: AgentError, event: str, **more: object) -> None:
+        self._failures += 1
+        pause = self._service.config.check_interval * 2.0 ** min(self._failures, 16)
+        self._retry_at = Monotonic(now + min(_LONGEST_PAUSE, pause))
+        _log.warning(event, error=error.told(), failures=self._failures, **more)
 
     async def _publish(self, *, refresh: bool) -> Published:
         async with self._lock:
@@ -161,7 +171,7 @@ class SecretsJob:
                 raise
             finally:
                 self._tell_ages()
-            self._error, self._failures = None, 0
+            self._error = None
             if result.changed:
                 _log.info("secrets published", generation=result.generation, files=result.files)
             self._published = result
@@ -195,7 +205,11 @@ class SecretsJob:
             )
         ]
         stale = [item["name"] for item in self._items() if item["stale"]]
+        old = self._service.unrenewed()
         problem = str(self._error) if self._error else ""
+        if old and not self._error:
+            name, error = next(iter(old.items()))
+            problem, remedy = f"{name} is served from memory: {error}", error.remedy
         if problem or stale:
             told = problem or f"served from memory, past their TTL: {', '.join(stale)}"
             found.append(
@@ -261,9 +275,10 @@ class SecretsJob:
         }
 
 
-def _glance(service: SecretsService) -> tuple[str, bool]:
-    """The providers' marker, and whether nothing published moved and no value is due."""
-    return service.chain.marker(), service.next_expiry() > 0 and service.publisher.untouched()
+def _glance(service: SecretsService) -> tuple[str, bool, bool]:
+    """The providers' marker, whether a value is due, and whether nothing published has moved."""
+    marker = service.chain.marker()
+    return marker, service.next_expiry() <= 0, service.publisher.untouched()
 
 
 async def _first(*work: asyncio.Future[Any]) -> None:

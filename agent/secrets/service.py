@@ -173,6 +173,15 @@ class SecretsService:
             default=Seconds(self.config.cache_ttl),
         )
 
+    def unrenewed(self) -> dict[SecretName, AgentError]:
+        """Declared secrets whose provider failed when last asked, though an old value serves."""
+        found: dict[SecretName, AgentError] = {}
+        for item in self.config.items:
+            entry = self.cache.peek(secret_name(item.name))
+            if entry is not None and entry.fetched is not None and entry.error is not None:
+                found[item.name] = afresh(entry.error)
+        return found
+
     def _read_all(
         self, read: Callable[[SecretName], Fetched]
     ) -> dict[SecretName, Fetched | AgentError]:

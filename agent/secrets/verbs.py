@@ -77,23 +77,22 @@ def list_names(config: Secrets) -> list[Listed]:
 
 
 def new_key_file(path: Path) -> None:
-    """Write 32 random bytes to a new file, mode 0600.
+    """Write 32 random bytes to a new file, mode 0600; it appears whole or not at all.
 
     Raises:
         KeyFileError: it exists (a key is never replaced) or cannot be made.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    temp = path.parent / fs.temp_name()
     try:
-        fd = os.open(path, flags, 0o600)
+        fs.write_durable(temp, secrets.token_bytes(KEY_BYTES), 0o600)
+        try:
+            os.link(temp, path)  # fails where there is one, whoever has just made it
+        finally:
+            os.unlink(temp)
+        fs.fsync_dir(path.parent)  # a store whose key is lost with the power is lost
     except FileExistsError:
         raise KeyFileError(
             f"{path} exists already", "a key is never replaced: name another file"
         ) from None
     except OSError as error:
         raise KeyFileError(f"{path}: {error.strerror}", "name a folder you can write to") from None
-    try:
-        os.write(fd, secrets.token_bytes(KEY_BYTES))
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    fs.fsync_dir(path.parent)  # a store whose key is lost with the power is lost
