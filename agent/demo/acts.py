@@ -294,8 +294,8 @@ class Story:
     # -- while the latency window drains ------------------------------------------------------
 
     def damaged(self) -> Told:
-        """A third version whose bytes changed between its publisher and here. Not in policy.pt: that
-        is v2's, byte for byte, so the agent links the good one it has and never reads the store's."""
+        """A third version whose bytes changed between its publisher and here. Its policy.pt is v2's
+        byte for byte: the agent would link the good one it has and never read the store's."""
         source = self.stage.work / "v3"
         shutil.copytree(BUNDLES / SLOW, source)
         metadata = json.loads((source / "metadata.json").read_bytes())
@@ -317,7 +317,7 @@ class Story:
         if link(self.stage.models / "current") != GOOD:
             raise NotHappenedError(f"current moved to {link(self.stage.models / 'current')}")
         seconds = float(rollout["ended_at"]) - began
-        text = f"one byte of its metadata.json flipped in the store: {rollout['reason']}; current stays {GOOD}"
+        text = f"one byte flipped in the store: {rollout['reason']}; current stays {GOOD}"
         return Told(text, seconds, f"{self.watch.agent} (Bundles)")
 
     def breaker(self) -> Told:
