@@ -312,7 +312,7 @@ def _destination(item: Mapping[str, Any], now: UnixTime) -> list[Node]:
     return [
         el("b", "", shown(item["name"])),
         state,
-        el("div", "", el("b" if pending else "span", "", waiting), el("div", *trouble)),
+        el("div", "", el("b", "", waiting), el("div", *trouble)) if error else waiting,
         ago(item.get("last_success"), now),
         shown(item.get("accepted")),
     ]
