@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from watchdog.events import (
+    EVENT_TYPE_DELETED,
+    EVENT_TYPE_MOVED,
     DirCreatedEvent,
     DirDeletedEvent,
     DirMovedEvent,
@@ -43,6 +45,8 @@ _CHANGES: list[type[FileSystemEvent]] = [
 ]
 """Not opening and closing: our own reads would wake us for ever."""
 
+_TRIES = 8
+
 
 class FolderWatch(FileSystemEventHandler):
     """A running watch of `root` and its `subfolders`; `changed` is called from its thread."""
@@ -67,6 +71,9 @@ class FolderWatch(FileSystemEventHandler):
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         """A watched folder changed: watch what is there now, then tell."""
+        for path in (event.src_path, event.dest_path):
+            if path and event.event_type in (EVENT_TYPE_DELETED, EVENT_TYPE_MOVED):
+                self._forget(Path(os.fsdecode(path)))
         self._arm()
         last = os.fsdecode(event.dest_path or event.src_path)
         if os.path.basename(last).startswith(TEMP_PREFIX):
@@ -75,14 +82,30 @@ class FolderWatch(FileSystemEventHandler):
             if not self._closed:
                 self._changed()
 
+    def _forget(self, gone: Path) -> None:
+        """End the watches of a folder that is gone; another may have its name and inode now."""
+        for path in list(self._watches):
+            if path == gone or gone in path.parents:
+                self._unwatch(path)
+
+    def _unwatch(self, path: Path) -> None:
+        watch, _ = self._watches.pop(path)
+        with suppress(KeyError, OSError):
+            self._observer.unschedule(watch)
+
     def _arm(self) -> None:
-        """Watch exactly the folders that exist; a folder made anew is another one."""
+        """Watch exactly the folders that exist, and again what appeared while that was done."""
         wanted = self._wanted()
-        for path, (watch, identity) in list(self._watches.items()):
+        for _ in range(_TRIES):
+            self._watch_only(wanted)
+            before, wanted = wanted, self._wanted()
+            if wanted == before:
+                return
+
+    def _watch_only(self, wanted: dict[Path, tuple[int, int]]) -> None:
+        for path, (_, identity) in list(self._watches.items()):
             if wanted.get(path) != identity:
-                del self._watches[path]
-                with suppress(KeyError, OSError):
-                    self._observer.unschedule(watch)
+                self._unwatch(path)
         for path, identity in wanted.items():
             if path not in self._watches:
                 with suppress(OSError):  # gone again, or no watches left: the poll remains
