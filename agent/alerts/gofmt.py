@@ -19,10 +19,10 @@ def to_float(value: Any) -> float:
     """A template's value as a number.
 
     Raises:
-        ValueError: it is none.
+        TypeError, ValueError: it is none.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"can't convert {type(value).__name__} to float")
+        raise TypeError(f"can't convert {type(value).__name__} to float")
     return float(value)
 
 

@@ -209,7 +209,7 @@ class _File:
         if record:
             if _METRIC.fullmatch(record) is None:
                 self._wrong(fields["record"], f"{record!r} is not a metric name")
-            return expr and RecordRule(record, expr, labels, self._file, line)
+            return RecordRule(record, expr, labels, self._file, line) if expr else None
         hold = self._duration(fields.get("for")) or Seconds(0.0)
         keep = self._duration(fields.get("keep_firing_for")) or Seconds(0.0)
         templates = self._templates(fields.get("labels"), labels, "label")

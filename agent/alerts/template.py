@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.alerts.errors import AlertsError
 from agent.alerts.gofmt import show
-from agent.alerts.templatefuncs import FUNCTIONS, Failed
+from agent.alerts.templatefuncs import FUNCTIONS, RenderError
 
 if TYPE_CHECKING:
     from agent.alerts.promql import Sample
@@ -102,7 +102,7 @@ class Template:
         out: list[str] = []
         try:
             self._block(_Scope(variables, root, query), out)
-        except (Failed, AlertsError, ArithmeticError, TypeError, ValueError) as error:
+        except (RenderError, AlertsError, ArithmeticError, TypeError, ValueError) as error:
             return f"<error expanding template: {error}>"
         return "".join(out)[:_LONGEST]
 
@@ -393,9 +393,9 @@ def _field(of: Eval, name: str) -> Eval:
             if name in value:
                 return value[name]
             if value is scope.variables["$"] or "Labels" in value:
-                raise Failed(f"can't evaluate field {name}")
+                raise RenderError(f"can't evaluate field {name}")
             return ""  # a label that is not there is empty
-        raise Failed(f"can't evaluate field {name} in {show(value)}")
+        raise RenderError(f"can't evaluate field {name} in {show(value)}")
 
     return run
 
@@ -408,7 +408,7 @@ def _call(name: str, function: Callable[..., Any], args: list[Eval]) -> Eval:
                 return function(scope.query, *given)
             return function(*given)
         except (TypeError, ValueError) as error:
-            raise Failed(f"error calling {name}: {error}") from error
+            raise RenderError(f"error calling {name}: {error}") from error
 
     return run
 
@@ -438,7 +438,7 @@ def _range(names: list[str], value: Eval, then: Block, otherwise: Block) -> Bloc
         elif found is None:
             pairs = []
         else:
-            raise Failed(f"range can't iterate over {show(found)}")
+            raise RenderError(f"range can't iterate over {show(found)}")
         if not pairs:
             otherwise(scope, out)
         for index, item in pairs:

@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from agent.alerts.promql import Sample
 
 
-class Failed(Exception):
+class RenderError(Exception):
     """A template cannot be rendered with these values; the text says why."""
 
 
 def _query(ask: Callable[[str], list[Sample]] | None, text: str) -> list[dict[str, Any]]:
     if ask is None:
-        raise Failed("query is not available here")
+        raise RenderError("query is not available here")
     return [{"Labels": dict(found.labels), "Value": found.value} for found in ask(text)]
 
 
 def _first(found: list[dict[str, Any]]) -> dict[str, Any]:
     if not found:
-        raise Failed("first() called on vector with no elements")
+        raise RenderError("first() called on vector with no elements")
     return found[0]
 
 
@@ -40,18 +40,18 @@ def _kind(value: Any) -> str:
         return "float"
     if isinstance(value, str):
         return "string"
-    raise Failed("invalid type for comparison")
+    raise RenderError("invalid type for comparison")
 
 
 def _alike(a: Any, b: Any) -> None:
     """Go compares only what is of one kind: a float with 1.0, not with 1."""
     if _kind(a) != _kind(b):
-        raise Failed("incompatible types for comparison")
+        raise RenderError("incompatible types for comparison")
 
 
 def _eq(a: Any, *others: Any) -> bool:
     if not others:
-        raise Failed("missing argument for comparison")
+        raise RenderError("missing argument for comparison")
     for other in others:
         _alike(a, other)
     return any(a == other for other in others)
@@ -65,7 +65,7 @@ def _ne(a: Any, b: Any) -> bool:
 def _lt(a: Any, b: Any) -> bool:
     _alike(a, b)
     if isinstance(a, bool):
-        raise Failed("invalid type for comparison")
+        raise RenderError("invalid type for comparison")
     return bool(a < b)
 
 
@@ -104,7 +104,7 @@ def _index(value: Any, *keys: Any) -> Any:
         elif isinstance(value, list) and isinstance(key, int) and 0 <= key < len(value):
             value = value[key]
         else:
-            raise Failed(f"can't index {gofmt.show(value)} by {gofmt.show(key)}")
+            raise RenderError(f"can't index {gofmt.show(value)} by {gofmt.show(key)}")
     return value
 
 

@@ -41,6 +41,7 @@ _CARDS = {
 }
 _STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'|`[^`]*`|#[^\n]*')
 _NEGATIVE_AT = re.compile(r"@\s*-")
+_BYTE_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*(\\x[89a-fA-F]|\\[23][0-7]{2})")
 _DEEPEST = 100
 
 
@@ -54,6 +55,13 @@ def parse(text: str) -> Any:
     negative = _NEGATIVE_AT.search(plain)
     if negative is not None:
         raise ExprError("a time before 1970 after @ is not supported", "", negative.start())
+    for quoted in _STRINGS.finditer(text):
+        byte = _BYTE_ESCAPE.search(quoted.group()) if quoted.group()[0] in "\"'" else None
+        if byte is not None:  # the parser takes it for a character, Prometheus for a byte
+            place = quoted.start() + byte.start(1)
+            raise ExprError(
+                "a byte written as an escape is not supported", "write the character itself", place
+            )
     try:
         return p.parse(text)
     except ValueError as error:

@@ -50,6 +50,8 @@ class _Translation:
         self._p = pattern
         self._at = 0
         self._multiline = False
+        self._pending: list[list[bool]] = [[]]
+        self._group_start = 0
 
     def run(self) -> str:
         out: list[str] = []
@@ -63,6 +65,10 @@ class _Translation:
                 out.append(self._class())
             elif char == "(":
                 out.append(self._open())
+            elif char == ")":
+                out.append(self._close())
+            elif char == "|":
+                out.append(self._alternative())
             elif char == "$" and not self._multiline:
                 out.append(r"\Z")
                 self._at += 1
@@ -77,7 +83,7 @@ class _Translation:
                 out.append(char if char != "{" else r"\{")
                 self._at += 1
             after_repeat = repeat
-        return "".join(out)
+        return "".join(out) + ")" * len(self._pending[0])
 
     def _repeat(self) -> str:
         start = self._at
@@ -95,20 +101,44 @@ class _Translation:
     def _open(self) -> str:
         if not self._p.startswith("(?", self._at):
             self._at += 1
+            self._enter()
             return "("
         named = re.match(r"\(\?P?<([A-Za-z_][A-Za-z0-9_]*)>", self._p[self._at :])
         if named is not None:
             self._at += named.end()
+            self._enter()
             return f"(?P<{named.group(1)}>"
         flags = _FLAGS.match(self._p, self._at)
         if flags is None or set(flags.group(1) + (flags.group(2) or "")) - set("ims-"):
             raise _refused(self._p, "a group that Python writes otherwise")
         if "m" in flags.group(1):
             self._multiline = True
-        if flags.group(3) == ")" and self._at > 0:
-            raise _refused(self._p, "flags in the middle; write them first, or as (?i:…)")
+        opens = flags.group(3) == ":"
+        if opens:
+            self._at = flags.end()
+            self._enter()
+            return flags.group()
+        # Python has no flags for the rest of a group: a group of their own is opened instead, and
+        # closed where the one around it ends.
+        self._pending[-1].append(self._at == self._group_start)
         self._at = flags.end()
-        return flags.group()
+        return flags.group()[:-1] + ":"
+
+    def _enter(self) -> None:
+        self._pending.append([])
+        self._group_start = self._at
+
+    def _close(self) -> str:
+        self._at += 1
+        if len(self._pending) == 1:
+            raise _refused(self._p, "an unopened )")
+        return ")" * (len(self._pending.pop()) + 1)
+
+    def _alternative(self) -> str:
+        self._at += 1
+        if not all(self._pending[-1]):
+            raise _refused(self._p, "an alternative after flags; write them as (?i:…)")
+        return "|"
 
     def _escape(self, in_class: bool) -> str:
         char = self._p[self._at + 1 : self._at + 2]
