@@ -151,6 +151,8 @@ class Publisher:
 
     def tidy(self) -> None:
         """Delete old generations that no reader can still need; cheap, for a timer."""
+        if not self._retired:
+            return
         with suppress(OSError):
             live = self.live()
             if live is not None and self._retire(live) and self._clean is not None:

@@ -137,7 +137,6 @@ class SecretsJob:
         else:
             idle = not (self._failures or changed or due) and untouched and now < self._compare_at
         if idle:
-            await asyncio.to_thread(service.publisher.tidy)
             self._tell_ages()
             return
         self._tried_marker = marker
@@ -276,7 +275,9 @@ class SecretsJob:
 
 
 def _glance(service: SecretsService) -> tuple[str, bool, bool]:
-    """The providers' marker, whether a value is due, and whether nothing published has moved."""
+    """The providers' marker, whether a value is due, and whether nothing published has moved. What
+    is old and past its time is deleted on the way."""
+    service.publisher.tidy()
     marker = service.chain.marker()
     return marker, service.next_expiry() <= 0, service.publisher.untouched()
 

@@ -104,7 +104,12 @@ async def test_drift_is_put_right_and_an_unchanged_set_is_neither_read_nor_compa
     monkeypatch.setattr(job._service, "publish", counted)
     glances: list[object] = []
     marker = job._service.chain.marker
-    monkeypatch.setattr(job._service.chain, "marker", lambda: (glances.append(None), marker())[1])
+
+    def glance() -> str:
+        glances.append(None)
+        return marker()
+
+    monkeypatch.setattr(job._service.chain, "marker", glance)
 
     async def body() -> None:
         await until(job._service.publisher.untouched, "at rest")
@@ -161,7 +166,12 @@ async def test_a_failing_store_is_not_asked_at_every_look(
         return real(name)
 
     monkeypatch.setattr(job._service.chain, "read", read)
-    monkeypatch.setattr(job._service.chain, "marker", lambda: (glances.append(None), marker())[1])
+
+    def glance() -> str:
+        glances.append(None)
+        return marker()
+
+    monkeypatch.setattr(job._service.chain, "marker", glance)
 
     async def body() -> None:
         await until(lambda: len(glances) > 60, "many looks")
