@@ -12,6 +12,7 @@ length is believed only as far as the file goes.
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from typing import BinaryIO
 
 from agent.bundles.allowed import Allowed
@@ -24,7 +25,25 @@ MAX_PROBE = 100_000
 """Opcodes looked at in a record that nobody calls a pickle."""
 
 
-def walk(file: BinaryIO, start: int, size: int, where: str, allowed: Allowed) -> Walked:
+MAX_TOTAL = 4_000_000
+"""Opcodes looked at in all pickles of one bundle: some seconds at most."""
+
+
+@dataclass(slots=True)
+class Budget:
+    """What may still be looked at, shared by the walks of one bundle."""
+
+    opcodes: int = MAX_TOTAL
+
+
+def walk(
+    file: BinaryIO,
+    start: int,
+    size: int,
+    where: str,
+    allowed: Allowed,
+    budget: Budget | None = None,
+) -> Walked:
     """Walk the pickle in `size` bytes of `file` from `start`, to its STOP.
 
     Raises:
@@ -34,7 +53,7 @@ def walk(file: BinaryIO, start: int, size: int, where: str, allowed: Allowed) ->
     """
     machine = Machine(Source(file, start, size), where, allowed, lazy=False)
     try:
-        return _run(machine, MAX_OPCODES)
+        return _run(machine, MAX_OPCODES, budget)
     except MalformedError as error:
         raise RejectedError(
             f"{where}: no sound pickle at offset {machine.at}: {error}",
@@ -42,7 +61,14 @@ def walk(file: BinaryIO, start: int, size: int, where: str, allowed: Allowed) ->
         ) from None
 
 
-def probe(file: BinaryIO, start: int, size: int, where: str, allowed: Allowed) -> Walked | None:
+def probe(
+    file: BinaryIO,
+    start: int,
+    size: int,
+    where: str,
+    allowed: Allowed,
+    budget: Budget | None = None,
+) -> Walked | None:
     """Walk bytes that may or may not be a pickle; None when no unpickler would get anywhere.
 
     Raw numbers and text can begin like a pickle, so what breaks before it calls a bad global is
@@ -57,7 +83,7 @@ def probe(file: BinaryIO, start: int, size: int, where: str, allowed: Allowed) -
     marked = size > 1 and file.read(2)[:1] == b"\x80"
     file.seek(start)
     try:
-        return _run(Machine(source, where, allowed, lazy=not marked), MAX_PROBE)
+        return _run(Machine(source, where, allowed, lazy=not marked), MAX_PROBE, budget)
     except MalformedError:
         return None
 
@@ -67,7 +93,16 @@ def walk_bytes(data: bytes, where: str, allowed: Allowed) -> Walked:
     return walk(io.BytesIO(data), 0, len(data), where, allowed)
 
 
-def _run(machine: Machine, limit: int) -> Walked:
+def _run(machine: Machine, limit: int, budget: Budget | None) -> Walked:
+    if budget is None:
+        return _walk(machine, limit)
+    try:
+        return _walk(machine, min(limit, budget.opcodes))
+    finally:
+        budget.opcodes = max(0, budget.opcodes - machine.seen.opcodes)
+
+
+def _walk(machine: Machine, limit: int) -> Walked:
     source, steps, seen = machine.source, STEPS, machine.seen
     while True:
         machine.at = source.tell()
@@ -77,7 +112,9 @@ def _run(machine: Machine, limit: int) -> Walked:
             raise MalformedError(f"{code!r} is no opcode")
         seen.opcodes += 1
         if seen.opcodes > limit:
-            raise RejectedError(f"{machine.where}: a pickle of more than {limit} opcodes")
+            raise RejectedError(
+                f"{machine.where}: a pickle of more than {limit} opcodes, or many pickles"
+            )
         if code == b".":
             machine.pop()
             if machine.stack:

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from agent.bundles.allowed import STATE_DICT, TORCHSCRIPT, Allowed
 from agent.bundles.errors import RejectedError
 from agent.bundles.machine import StorageRef, Walked
-from agent.bundles.pickles import probe, walk
+from agent.bundles.pickles import Budget, probe, walk
 from agent.bundles.zips import MAX_INFLATED, Member, contents, read_members
 
 ZIP_MAGIC = b"PK\x03\x04"
@@ -41,7 +41,7 @@ _TOUCHES = re.compile(
 )
 
 
-def check_torch_file(file: BinaryIO, size: int, where: str) -> str:
+def check_torch_file(file: BinaryIO, size: int, where: str, budget: Budget | None = None) -> str:
     """Prove the `.pt` file that is the whole of `file`; return `state_dict` or `torchscript`.
 
     Raises:
@@ -59,9 +59,12 @@ def check_torch_file(file: BinaryIO, size: int, where: str) -> str:
     members = read_members(file, size, where)
     records = _records(members, where)
     kind = _kind(records, where)
+    if sum(member.size for member in members if member.deflated) > MAX_INFLATED:
+        raise RejectedError(f"{where} unpacks to more than {MAX_INFLATED} bytes", _SAVE_AGAIN)
+    budget = budget or Budget()
     allowed = TORCHSCRIPT if kind == "torchscript" else STATE_DICT
     for name, member in records.items():
-        _check_member(file, records, name, member, where, allowed)
+        _check_member(file, records, name, member, where, allowed, budget)
     return kind
 
 
@@ -99,6 +102,7 @@ def _check_member(
     member: Member,
     where: str,
     allowed: Allowed,
+    budget: Budget,
 ) -> None:
     inside = f"{where}: {member.name}"
     if member.deflated or _is_code(name):
@@ -117,13 +121,13 @@ def _check_member(
         raise RejectedError(f"{inside} is an archive within the archive", _SAVE_AGAIN)
     _check_text(name, data, inside)
     if name.endswith("pkl"):
-        seen = walk(source, start, member.size, inside, allowed)
+        seen = walk(source, start, member.size, inside, allowed, budget)
         if seen.size != member.size:
             raise RejectedError(f"{inside}: {member.size - seen.size} bytes follow the pickle")
         if name in ("data.pkl", "constants.pkl"):
             _check_storages(seen, records, name, inside)
     else:
-        probe(source, start, member.size, inside, allowed)
+        probe(source, start, member.size, inside, allowed, budget)
 
 
 def _is_code(name: str) -> bool:

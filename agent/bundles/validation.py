@@ -24,7 +24,7 @@ from agent.bundles.errors import RejectedError
 from agent.bundles.folders import list_files, open_file, opened_folder
 from agent.bundles.manifest import parse_json
 from agent.bundles.model import REQUIRED_FILES, Manifest
-from agent.bundles.pickles import probe, walk
+from agent.bundles.pickles import Budget, probe, walk
 from agent.bundles.stores.base import StoreFile
 from agent.bundles.torchfile import ZIP_MAGIC, check_torch_file
 from agent.config import Limits
@@ -100,8 +100,9 @@ def _validate(root: int, manifest: Manifest | None, limits: Limits, version: Ver
     _check_config(_read(root, "config.yaml", MAX_CONFIG))
     _check_metadata(_read(root, "metadata.json", MAX_CONFIG), version)
     kinds: dict[str, str] = {}
+    budget = Budget()
     for file in files:
-        if file.path not in _TEXT and (kind := _check_file(root, file)):
+        if file.path not in _TEXT and (kind := _check_file(root, file, budget)):
             kinds[file.path] = kind
     return Report(len(files), Bytes(size), kinds)
 
@@ -144,14 +145,14 @@ def _read(root: int, path: str, limit: int) -> bytes:
         return file.read(limit)
 
 
-def _check_file(root: int, file: StoreFile) -> str | None:
+def _check_file(root: int, file: StoreFile, budget: Budget) -> str | None:
     """Judge one file by its name and, whatever that is, by its first bytes."""
     suffix = os.path.splitext(file.path)[1].lower()
     with _opened(root, file.path) as (opened, size):
         if suffix in _TORCH:
-            return check_torch_file(opened, size, file.path)
+            return check_torch_file(opened, size, file.path, budget)
         if suffix in _PICKLE:
-            seen = walk(opened, 0, size, file.path, PLAIN)
+            seen = walk(opened, 0, size, file.path, PLAIN, budget)
             if seen.size != size:
                 raise RejectedError(
                     f"{file.path}: {size - seen.size} bytes follow the pickle",
@@ -160,9 +161,9 @@ def _check_file(root: int, file: StoreFile) -> str | None:
             return "pickle"
         head = opened.read(len(ZIP_MAGIC))
         if head == ZIP_MAGIC:
-            return check_torch_file(opened, size, file.path)
+            return check_torch_file(opened, size, file.path, budget)
         opened.seek(0)
-        probe(opened, 0, size, file.path, PLAIN)
+        probe(opened, 0, size, file.path, PLAIN, budget)
     return None
 
 

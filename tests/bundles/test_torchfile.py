@@ -150,6 +150,17 @@ def test_a_bomb_is_refused_before_it_is_unpacked() -> None:
         check(bomb)
 
 
+def test_many_small_pickles_are_given_up_as_surely_as_a_large_one() -> None:
+    long = b"\x80\x04" + b"N0" * 49_000 + b"N."
+    with pytest.raises(RejectedError, match="opcodes"):
+        check(archive(records_of(POLICY) | {f"x/{n}": long for n in range(45)}, method=8))
+
+
+def test_many_small_bombs_are_refused_as_surely_as_a_large_one() -> None:
+    with pytest.raises(RejectedError, match="unpacks to more"):
+        check(archive(records_of(POLICY) | {f"x/{n}": bytes(9 << 20) for n in range(9)}, method=8))
+
+
 def test_a_member_that_unpacks_to_more_than_it_says_is_refused() -> None:
     data = archive({"version": b"3\n", "data.pkl": b"N.", "x": b"a" * 5000}, method=8)
     at = data.rindex(b"PK\1\2")
