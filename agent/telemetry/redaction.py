@@ -31,7 +31,7 @@ class Redactor:
         self._lock = threading.Lock()
         self._seen: dict[str, int] = {}
         self._known: dict[str, tuple[frozenset[str], frozenset[str]]] = {}
-        self._ordered: tuple[str, ...] = ()
+        self._ordered: tuple[str, ...] | None = ()
 
     def learn(self, name: str, value: bytes) -> None:
         """Register the value of secret `name`, replacing the one before its last."""
@@ -45,13 +45,11 @@ class Redactor:
             if texts == before:
                 return
             self._known[name] = (texts, before)
-            everything = {text for pair in self._known.values() for group in pair for text in group}
-            # Longest first, so that a value which contains another is masked whole.
-            self._ordered = tuple(sorted(everything, key=len, reverse=True))
+            self._ordered = None
 
     def scrub(self, text: str) -> str:
         """`text` with every known value masked."""
-        for value in self._ordered:
+        for value in self._longest_first():
             if value in text:
                 text = text.replace(value, MASK)
         return text
@@ -59,7 +57,7 @@ class Redactor:
     def scrub_tree(self, value: Any) -> Any:
         """A JSON-like tree with every string in it scrubbed, keys too. What is no JSON (an
         exception, bytes) comes back as its scrubbed repr, for that is how it would be written."""
-        if not self._ordered or value is None or isinstance(value, bool | int | float):
+        if not self._longest_first() or value is None or isinstance(value, bool | int | float):
             return value
         if isinstance(value, str):
             return self.scrub(value)
@@ -68,6 +66,17 @@ class Redactor:
         if isinstance(value, list | tuple | set | frozenset):
             return [self.scrub_tree(item) for item in value]
         return self.scrub(repr(value))
+
+    def _longest_first(self) -> tuple[str, ...]:
+        """Every known text, put in order when first asked for after a change: longest first, so
+        that a value which contains another is masked whole."""
+        ordered = self._ordered
+        if ordered is None:
+            with self._lock:
+                groups = (group for pair in self._known.values() for group in pair)
+                ordered = tuple(sorted({text for group in groups for text in group}, key=len))[::-1]
+                self._ordered = ordered
+        return ordered
 
 
 def _forms(value: bytes) -> Iterable[str]:
