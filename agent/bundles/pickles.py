@@ -113,7 +113,8 @@ def _walk(machine: Machine, limit: int) -> Walked:
         seen.opcodes += 1
         if seen.opcodes > limit:
             raise RejectedError(
-                f"{machine.where}: a pickle of more than {limit} opcodes, or many pickles"
+                f"{machine.where}: more opcodes than are walked ({limit} were left)",
+                "ship large data as arrays or tensors, not as many small objects",
             )
         if code == b".":
             machine.pop()
