@@ -15,7 +15,8 @@ from typing import Literal
 
 from agent.alerts.errors import EvalError, ExprError
 from agent.alerts.labels import Labels
-from agent.alerts.promql import Sample, compile
+from agent.alerts import promql
+from agent.alerts.promql import Sample
 from agent.alerts.rules import parse_duration
 from agent.alerts.series import SeriesStore
 from agent.units import Seconds
@@ -33,7 +34,7 @@ Verdict = Literal["passed", "failed", "refused"]
 Point = float | None | Literal["stale"]
 
 
-class NativeHistogram(Exception):
+class NativeHistogramError(Exception):
     """The case is about native histograms."""
 
 
@@ -82,7 +83,7 @@ def read(text: str) -> Iterator[Load | Case | Literal["clear"]]:
         at += 1
         if not line or line.startswith(("ignore", "resume")):
             continue
-        body = []
+        body: list[str] = []
         while at < len(lines) and not _command(lines[at]):
             inner = _bare(lines[at])
             at += 1
@@ -113,7 +114,7 @@ def _load(line: str, body: list[str]) -> Load:
     for text in body:
         try:
             series.append(parse_series(text))
-        except NativeHistogram:
+        except NativeHistogramError:
             native.add(re.split(r"[{\s]", text)[0])
     if line.startswith("load_with_nhcb"):
         names = {labels.get("__name__") for labels, _ in series}
@@ -159,14 +160,14 @@ def _expect(case: Case, text: str) -> None:
         return
     try:
         case.expected.append(parse_series(text))
-    except NativeHistogram:
+    except NativeHistogramError:
         case.native = True
 
 
 def parse_series(text: str) -> tuple[Labels, list[Point]]:
     """`name{label="value"} 1 2+1x3 _ stale`."""
     if "{{" in text:
-        raise NativeHistogram
+        raise NativeHistogramError
     if re.match(rf"^{_NUMBER}$", text):
         return Labels(()), [float(text)]
     match = _SERIES.match(text)
@@ -257,12 +258,12 @@ class Player:
             return Outcome(case, "refused", "expects native histograms")
         if case.text is not None or case.matrix:
             try:
-                compile(case.expr)
+                promql.compile(case.expr)
             except ExprError as error:
                 return Outcome(case, "refused", str(error))
             return Outcome(case, "failed", "neither a string nor a range vector was refused")
         try:
-            expression = compile(case.expr)
+            expression = promql.compile(case.expr)
         except ExprError as error:
             return Outcome(case, "passed" if case.fails else "refused", str(error))
         try:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.alerts.conformance.language import Outcome, Player
+from tests.alerts.conformance.language import Outcome, Player, Verdict
 
 VECTORS = sorted((Path(__file__).parent / "vectors").glob("*.test"))
 TESTDATA = os.environ.get("PROMQL_TESTDATA")
@@ -46,7 +46,7 @@ def test_each_of_our_own_cases_gives_what_it_says(path: Path) -> None:
 @pytest.mark.skipif(TESTDATA is None, reason="PROMQL_TESTDATA names no folder of *.test files")
 def test_prometheus_own_cases_pass_or_are_refused_aloud() -> None:
     assert TESTDATA is not None
-    total: Counter[str] = Counter()
+    total: Counter[Verdict] = Counter()
     wrong = []
     for name in IN_SCOPE:
         outcomes = _play(Path(TESTDATA) / f"{name}.test")
@@ -64,4 +64,4 @@ def test_prometheus_own_cases_pass_or_are_refused_aloud() -> None:
     assert total["passed"] >= 0.99 * judged
 
 
-_VERDICTS = ("passed", "failed", "refused")
+_VERDICTS: tuple[Verdict, ...] = ("passed", "failed", "refused")
