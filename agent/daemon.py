@@ -353,6 +353,8 @@ class Daemon:
         bundles = _enabled(self.bundles, "bundles")
         if verb == "deploy":
             source = arguments.get("source")
+            if not arguments.get("version"):
+                raise UsageError("deploy names no version", 'send {"version": "…"}')
             return dict(
                 await bundles.deploy(
                     str(arguments["version"]),
@@ -370,7 +372,10 @@ class Daemon:
                 )
             )
         if verb == "history":
-            return {"history": bundles.history(int(arguments.get("limit", 20)))}
+            limit = arguments.get("limit", 20)
+            if not isinstance(limit, int) or limit < 1:
+                raise UsageError("history's limit is no positive number", 'send {"limit": 20}')
+            return {"history": bundles.history(limit)}
         raise UsageError(f"no such verb: {verb}", "see `jules-agent --help`")
 
 

@@ -20,7 +20,7 @@ def list_alerts(arguments: argparse.Namespace) -> int:
             alert["severity"] or "-",
             alert["name"],
             ago(now - alert["active_at"]),
-            "-" if alert["value"] is None else f"{alert['value']:.6g}",
+            "-" if alert["value"] is None else f"{float(alert['value']):.6g}",
             ", ".join(f"{k}={v}" for k, v in sorted(alert["labels"].items())),
         )
         for alert in alerts

@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def call(
         connection.settimeout(timeout)
         _connect(connection, socket_path)
         try:
-            connection.sendall(question)
+            with suppress(BrokenPipeError, ConnectionResetError):
+                connection.sendall(question)  # turned away at once: the answer says why
             line = _line(connection, deadline)
         except TimeoutError:
             raise UnreachableError(

@@ -50,12 +50,16 @@ def _live(seen: Mapping[str, Any], now: UnixTime) -> Node:
     ]
     desired = seen.get("desired")
     if desired and desired != current:
-        facts.append(el("div", "", el("dt", "", "Wanted"), el("dd", "", _version(desired))))
+        facts.append(
+            el(
+                "div",
+                "",
+                el("dt", "", "Wanted"),
+                el("dd", "", shown(desired)),
+                el("dd", "quiet", shown(seen["waiting"])) if seen.get("waiting") else "",
+            )
+        )
     return el("dl", "facts", *facts)
-
-
-def _version(desired: object) -> str:
-    return shown(desired.get("version")) if isinstance(desired, Mapping) else shown(desired)
 
 
 # -- the rollout in progress ------------------------------------------------------------------
@@ -90,7 +94,7 @@ def _step(name: str, at: str, done: Mapping[str, Any]) -> Node:
     if name == at:
         return el("li", "at", "▸ ", el("b", "", name), **{"aria-current": "step"})
     if took is not None:
-        good = step.get("outcome") not in ("failed", "error")
+        good = step.get("outcome") not in ("failed", "aborted", "interrupted")
         return el(
             "li",
             "done" if good else "bad",
@@ -112,12 +116,13 @@ def _bake(bake: Mapping[str, Any], rollout: Mapping[str, Any], now: UnixTime) ->
         el(
             "li",
             "",
-            badge("holds" if gate["ok"] else "breached", "good" if gate["ok"] else "bad"),
+            _gate_state(gate),
             el("b", "", shown(gate["name"])),
             el("span", "value", "value ", el("b", "", shown(gate["value"])))
             if gate.get("value") is not None
             else "",
             el("code", "", shown(gate.get("expr"))),
+            el("span", "bad", shown(gate["error"])) if gate.get("error") else "",
         )
         for gate in bake.get("gates") or ()
     ]
@@ -137,6 +142,14 @@ def _bake(bake: Mapping[str, Any], rollout: Mapping[str, Any], now: UnixTime) ->
         ),
         el("ul", "plain", *gates),
     )
+
+
+def _gate_state(gate: Mapping[str, Any]) -> Node:
+    """A gate without an answer is not a good one, and not a breach either (yet)."""
+    if gate["ok"]:
+        return badge("clear", "good")
+    known = gate.get("value") is not None
+    return badge("breached", "bad") if known else badge("no data", "warn")
 
 
 # -- store, quarantine, history ---------------------------------------------------------------

@@ -262,7 +262,14 @@ def rolling_out() -> FakeFace:
                     "ok": True,
                     "value": None,
                 },
-                {"name": "latency-p99", "expr": "p99 > 25e-6", "ok": True, "value": 0.0000187},
+                {
+                    "name": "latency-p99",
+                    "expr": "p99 > 25e-6",
+                    "ok": False,
+                    "value": None,
+                    "error": "no scrape yet",
+                },
+                {"name": "orders", "expr": "rejects > 0", "ok": False, "value": 0.0000187},
             ],
         },
     }

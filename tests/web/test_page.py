@@ -94,11 +94,20 @@ def test_a_rollout_shows_its_step_its_gates_and_how_long_it_bakes_yet() -> None:
     assert "▲ rolling out v2025-07-08 DEPLOYING started 43 s ago" in seen.text
     assert "✓ copy 412 ms ✓ validate 31 ms" in seen.text
     assert "▸ bake" in seen.text
+    assert "✓ clear critical-alerts" in seen.text
+    assert "✕ breached orders value 1.87e-05" in seen.text
     assert seen.has("li", aria_current="step")
     assert "2 min 19 s left to bake" in seen.text
     assert seen.has("progress", value="43", max="182")
-    assert "✓ holds latency-p99 value 1.87e-05 p99 > 25e-6" in seen.text
+    assert "▲ no data latency-p99 p99 > 25e-6 no scrape yet" in seen.text
     assert "v2025-07-08 is being rolled out." in seen.text
+
+
+def test_a_version_that_waits_says_what_for() -> None:
+    face = FakeFace()
+    face.tree["bundles"].update(desired="v2025-07-09", waiting="the store has not answered")
+    assert "Wanted v2025-07-09 the store has not answered" in served(face).text
+    assert "Wanted" not in served(FakeFace()).text
 
 
 def test_a_time_shows_its_absolute_form_on_hover() -> None:
