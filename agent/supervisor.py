@@ -122,7 +122,7 @@ class Supervisor:
             record.restarts += 1
             record.last_error = reason
             self._mark(job.name, "backoff")
-            self._recorder.inc("job_restarts_total", job=job.name)
+            self._recorder.inc("job_restarts_total", part=job.name)
             _log.warning("job will be started again", job=job.name, after_seconds=round(delay, 2))
             await self._clock.sleep(delay)
 
@@ -131,4 +131,4 @@ class Supervisor:
         if record.state != state:
             record.state = state
             record.since = self._clock.now()
-        self._recorder.set("job_up", 1.0 if state == "running" else 0.0, job=name)
+        self._recorder.set("job_up", 1.0 if state == "running" else 0.0, part=name)

@@ -19,7 +19,7 @@ from agent.telemetry.metrics import METRICS, PREFIX, Spec
 
 FOLDER = Path(__file__).parents[1] / "dashboards"
 PROCESS = {"process_resident_memory_bytes", "process_cpu_seconds_total"}
-ADDED = {"instance", "le", "job"}
+ADDED = {"instance", "le"}
 """Labels that a scrape adds, and a histogram's."""
 
 
@@ -96,6 +96,12 @@ def test_an_expression_uses_only_labels_that_its_metric_has(expr: str) -> None:
         assert {matcher.name for matcher in selector.matchers.matchers} <= has
     for labels in re.findall(r"\bby \(([^)]*)\)", expr):
         assert {label.strip() for label in labels.split(",")} <= has
+
+
+def test_no_metric_has_a_label_that_prometheus_sets_itself() -> None:
+    """It would come out as `exported_job`, and every query by it would merge what it should split."""
+    taken = {name for name, spec in METRICS.items() if {"job", "instance"} & set(spec.labels)}
+    assert taken == set()
 
 
 def test_counters_are_never_shown_raw() -> None:

@@ -32,8 +32,8 @@ PREFIX = "jules_agent_"
 METRICS: dict[str, Spec] = {
     # the process
     "build_info": Spec("gauge", "Always 1; the version is in the label.", ("version",)),
-    "job_up": Spec("gauge", "1 while the job runs, 0 while it is down or backing off.", ("job",)),
-    "job_restarts_total": Spec("counter", "Times a crashed job was started again.", ("job",)),
+    "job_up": Spec("gauge", "1 while the job runs, 0 while it is down or backing off.", ("part",)),
+    "job_restarts_total": Spec("counter", "Times a crashed job was started again.", ("part",)),
     "condition_ok": Spec("gauge", "1 when the named health condition holds.", ("condition",)),
     "config_reloads_total": Spec("counter", "Reloads of the configuration.", ("outcome",)),
     "loop_lag_seconds": Spec("gauge", "How late the event loop ran its last heartbeat."),
