@@ -339,3 +339,28 @@ async def test_the_page_fits_a_phone_without_scrolling_sideways(
     inner, _, width = seen.title.partition(" of ")
     assert 375 <= int(width) <= 390
     assert int(inner) <= int(width)
+
+
+def _luminance(colour: str) -> float:
+    digits = colour.lstrip("#")
+    digits = "".join(2 * digit for digit in digits) if len(digits) == 3 else digits
+    parts = [int(digits[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+    linear = [
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_every_text_stands_out_from_its_ground_by_4_5_to_1(theme: int) -> None:
+    html = page(FakeFace().status(), UnixTime(NOW)).decode()
+    block = re.findall(r":root \{(.*?)\}", html, re.DOTALL)[theme]
+    colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]+)", block))
+    pairs = [("ink", ground) for ground in ("paper", "card", "good-wash", "warn-wash", "bad-wash")]
+    pairs += [("quiet", "paper"), ("quiet", "card")]
+    for tone in ("good", "warn", "bad", "off"):
+        pairs += [(tone, f"{tone}-wash"), (tone, "card")]
+    pairs.append(("warn", "bad-wash"))  # a warning among what blocks
+    for text, ground in pairs:
+        light, dark = sorted((_luminance(colours[text]), _luminance(colours[ground])), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, ground)
