@@ -1,7 +1,7 @@
 """The careful parser of one exposition line: text format 0.0.4 and OpenMetrics.
 
 A scrape's lines are mostly last scrape's lines with other numbers, and `series.py` recognises those
-by their bytes alone; what it has not seen before comes here. Nothing is guessed: a line that is
+by their text alone; what it has not seen before comes here. Nothing is guessed: a line that is
 not in the format is an `ExpositionError` with its number, and nothing of that scrape is kept.
 Native histograms exist only in the protobuf format, which the agent never asks for.
 """
@@ -36,31 +36,26 @@ class Line:
     `at` is in milliseconds since the epoch.
     """
 
-    series: bytes
+    series: str
     labels: dict[str, str]
     value: float
     at: int | None
 
 
-def parse_line(raw: bytes, number: int, openmetrics: bool) -> Line | None:
+def parse_line(text: str, number: int, openmetrics: bool) -> Line | None:
     """Parse line `number` (from 1) of an exposition; None for comments and blank lines.
 
     Raises:
         ExpositionError: it is not in the format.
     """
-    if len(raw) > LONGEST_LINE:
-        raise _wrong(number, f"longer than {LONGEST_LINE} bytes")
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError as error:
-        raise _wrong(number, f"not UTF-8 at byte {error.start}") from error
+    if len(text) > LONGEST_LINE:
+        raise _wrong(number, f"longer than {LONGEST_LINE} characters")
     start = _space(text, 0)
     if start == len(text) or text[start] == "#":
         return None
     labels, end = _series(text, start, number)
-    series = text[start:end].encode()
     value, at = _numbers(text, end, number, openmetrics)
-    return Line(series, labels, value, at)
+    return Line(text[start:end], labels, value, at)
 
 
 def parse_float(text: str) -> float:

@@ -1,7 +1,7 @@
 """One target's scrapes on their way into the store.
 
 A body's lines are mostly last scrape's lines with other numbers, so a line is recognised by the
-bytes before its last space:
+text before its last space:
 
 1. known series put their number into the row; comments and series that nobody watches are passed;
 2. what is not recognised goes through the careful parser; anything wrong refuses the whole body;
@@ -10,8 +10,10 @@ bytes before its last space:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import repeat
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from agent.alerts.errors import ExpositionError
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 _COMMENT, _UNWATCHED, _NO_ROOM = -1, -2, -3
 _PLAIN_NUMBER = b"0123456789+-.eEnNaAiIfF"
 _FEW = 1000
+_REMEDY = "fix what the target exposes; `promtool check metrics` shows the same"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class _Read:
     """A body that has been read: the row of known series, what is new, what was passed over."""
 
     row: list[float | None]
-    new: list[tuple[bytes, Labels, float]]
+    new: list[tuple[str, Labels, float]]
     stamped: list[tuple[Labels, int, float]]
     samples: int
     no_room: int
@@ -54,15 +57,19 @@ class Target:
         self.labels = labels
         self.stamped: dict[Pairs, Segment] = {}
         self._axis = Axis()
-        self._slots: dict[bytes, int] = {}
-        self._texts: list[bytes] = []
+        self._slots: dict[str, int] = {}
+        self._texts: list[str] = []
         self._segments: list[Segment] = []
         self._appends: list[Callable[[float], None]] = []
         self._where: dict[Pairs, int] = {}
         self._had_no_room = False
+        self._layout: tuple[str, ...] = ()
+        self._pick: Callable[[tuple[str, ...]], tuple[str, ...]] = tuple
+        self._samples = 0
 
     def forget_lines(self) -> None:
         """Look at every line anew: other metrics are watched now."""
+        self._layout = ()
         self._slots = {text: slot for slot, text in enumerate(self._texts)}
 
     def fail(self, store: SeriesStore, at: int) -> None:
@@ -98,16 +105,52 @@ class Target:
         return Ingested(read.samples, kept, dropped + read.no_room)
 
     def _read(self, store: SeriesStore, body: bytes) -> _Read:
-        lines = body.split(b"\n")
+        lines = _text(body).split("\n")
         while lines and not lines[-1]:
             lines.pop()
+        if not lines:
+            return _Read([None] * len(self._segments), [], [], 0, 0)
+        layout, _, numbers = zip(*map(str.rpartition, lines, repeat(" ")), strict=True)
+        if layout == self._layout:
+            same = self._same(numbers)
+            if same is not None:
+                return same
+        read = self._recognise(store, lines, zip(layout, numbers, strict=True))
+        if not (read.new or read.stamped or read.no_room or None in read.row) and all(layout):
+            self._memorise(layout)
+        return read
+
+    def _same(self, texts: tuple[str, ...]) -> _Read | None:
+        """The row of a body whose lines are the last one's in the same order; None when a number
+        needs a careful look."""
+        numbers = self._pick(texts)
+        if _odd(numbers):
+            return None
+        try:
+            row: list[float | None] = list(map(float, numbers))
+        except ValueError:
+            return None
+        return _Read(row, [], [], self._samples, 0)
+
+    def _memorise(self, layout: tuple[str, ...]) -> None:
+        """Remember the order of a body's lines, all of which were known."""
+        where = {self._slots.get(text, _COMMENT): index for index, text in enumerate(layout)}
+        picked = [where[slot] for slot in range(len(self._segments))]
+        if len(picked) < 2:  # itemgetter gives no tuple then, and there is nothing to gain
+            return
+        self._pick = itemgetter(*picked)
+        self._samples = sum(1 for text in layout if self._slots.get(text) != _COMMENT)
+        self._layout = layout
+
+    def _recognise(
+        self, store: SeriesStore, lines: list[str], parts: Iterable[tuple[str, str]]
+    ) -> _Read:
         slots = self._slots
         row: list[float | None] = [None] * len(self._segments)
-        numbers: list[bytes] = []
+        numbers: list[str] = []
         unknown: list[int] = []
         comments = no_room = 0
-        for index, line in enumerate(lines):
-            text, _, number = line.rpartition(b" ")
+        for index, (text, number) in enumerate(parts):
             slot = slots.get(text)
             if slot is None:
                 unknown.append(index)
@@ -123,21 +166,19 @@ class Target:
                 comments += 1
             elif slot == _NO_ROOM:
                 no_room += 1
-        if b"".join(numbers).translate(None, _PLAIN_NUMBER):
+        if _odd(numbers):
             # float() reads more than Prometheus does (`1_000`): judge every line with care
             self._judge(lines)
         read = _Read(row, [], [], len(lines) - comments, no_room)
         self._parse(store, lines, unknown, read)
         return read
 
-    def _judge(self, lines: list[bytes]) -> None:
+    def _judge(self, lines: list[str]) -> None:
         openmetrics = _openmetrics(lines)
         for index, line in enumerate(lines):
             parse_line(line, index + 1, openmetrics)
 
-    def _parse(
-        self, store: SeriesStore, lines: list[bytes], unknown: list[int], read: _Read
-    ) -> None:
+    def _parse(self, store: SeriesStore, lines: list[str], unknown: list[int], read: _Read) -> None:
         openmetrics = _openmetrics(lines)
         room = 4 * len(lines) + _FEW
         if len(self._slots) + len(unknown) > room:  # passed-over lines that ever change
@@ -148,11 +189,11 @@ class Target:
             parsed = parse_line(raw, index + 1, openmetrics)
             if parsed is None:
                 read.samples -= 1
-                if raw.startswith(b"# "):
-                    self._slots[raw.rpartition(b" ")[0]] = _COMMENT
+                if raw.startswith("# "):
+                    self._slots[raw.rpartition(" ")[0]] = _COMMENT
                 continue
             if not store.wants(parsed.labels[NAME]):
-                if parsed.at is None and raw.startswith(parsed.series + b" "):
+                if parsed.at is None and raw.startswith(parsed.series + " "):
                     self._slots[parsed.series] = _UNWATCHED
                 continue
             labels = self._named(parsed)
@@ -181,14 +222,14 @@ class Target:
 
     def _change(self, store: SeriesStore, column: int, read: _Read) -> tuple[int, int]:
         """A column in which series begin or end."""
-        texts: list[bytes] = []
+        texts: list[str] = []
         segments: list[Segment] = []
         for text, segment, value in zip(self._texts, self._segments, read.row, strict=True):
             if value is not None:
                 segment.values.append(value)
                 texts.append(text)
                 segments.append(segment)
-        dropped: list[bytes] = []
+        dropped: list[str] = []
         for text, labels, value in read.new:
             slot = self._where.get(labels.key)  # the same series, written otherwise than before
             found = store.open(labels, self._axis, column) if slot is None else self._segments[slot]
@@ -204,7 +245,8 @@ class Target:
             self._had_no_room = True
         return len(segments), len(dropped)
 
-    def _set_live(self, texts: list[bytes], segments: list[Segment]) -> None:
+    def _set_live(self, texts: list[str], segments: list[Segment]) -> None:
+        self._layout = ()
         passed = {text: slot for text, slot in self._slots.items() if slot < 0}
         passed.update((text, slot) for slot, text in enumerate(texts))
         self._slots = passed
@@ -220,13 +262,25 @@ class Target:
             self._set_live([], [])
 
 
-def _openmetrics(lines: list[bytes]) -> bool:
-    return bool(lines) and lines[-1].rstrip() == b"# EOF"
+def _openmetrics(lines: list[str]) -> bool:
+    return bool(lines) and lines[-1].rstrip() == "# EOF"
 
 
-def _twice(series: bytes, index: int) -> ExpositionError:
-    name = series.decode(errors="replace")[:200]
+def _text(body: bytes) -> str:
+    try:
+        return body.decode()
+    except UnicodeDecodeError as error:
+        line = body.count(b"\n", 0, error.start) + 1
+        raise ExpositionError(f"line {line} of the exposition: not UTF-8", _REMEDY) from error
+
+
+def _odd(numbers: Iterable[str]) -> bool:
+    """Whether one of the texts has a character that no number has."""
+    return bool("".join(numbers).encode().translate(None, _PLAIN_NUMBER))
+
+
+def _twice(series: str, index: int) -> ExpositionError:
     return ExpositionError(
-        f"line {index + 1} of the exposition: series {name} is given twice",
-        "fix what the target exposes; `promtool check metrics` shows the same",
+        f"line {index + 1} of the exposition: series {series[:200]} is given twice",
+        _REMEDY,
     )

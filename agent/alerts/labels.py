@@ -7,12 +7,23 @@ matched or grouped by) is remembered on it: series live long, and rules ask the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from functools import cache
 
 NAME = "__name__"
 BUCKET = "le"
 
 Pairs = tuple[tuple[str, str], ...]
+
+
+class Projection:
+    """A choice of labels: those in `names`, or all but those. Made by `projection`, once each."""
+
+    __slots__ = ("keeps", "names")
+
+    def __init__(self, keeps: bool, names: frozenset[str]) -> None:
+        self.keeps = keeps
+        self.names = names
 
 
 class Labels:
@@ -25,7 +36,7 @@ class Labels:
         self.key: Pairs = tuple(sorted(self.map.items()))
         self._hash = hash(self.key)
         self._nameless: Labels | None = None
-        self._derived: dict[object, Labels] | None = None
+        self._derived: dict[Projection, Labels] | None = None
 
     def __repr__(self) -> str:
         return self.text()
@@ -51,13 +62,22 @@ class Labels:
             self._nameless = found
         return found
 
-    def keep(self, names: frozenset[str]) -> Labels:
-        """Only the labels in `names`."""
-        return self._derive((True, names), lambda: ((k, v) for k, v in self.key if k in names))
-
-    def without(self, names: frozenset[str]) -> Labels:
-        """All labels but those in `names`."""
-        return self._derive((False, names), lambda: ((k, v) for k, v in self.key if k not in names))
+    def project(self, projection: Projection) -> Labels:
+        """The part of it that `projection` leaves."""
+        known = self._derived
+        if known is None:
+            known = self._derived = {}
+        found = known.get(projection)
+        if found is None:
+            if len(known) >= _MOST_DERIVED:
+                known.clear()
+            names = projection.names
+            if projection.keeps:
+                found = Labels((k, v) for k, v in self.key if k in names)
+            else:
+                found = Labels((k, v) for k, v in self.key if k not in names)
+            known[projection] = found
+        return found
 
     def replaced(self, name: str, value: str) -> Labels:
         """The same with label `name` set to `value`, or removed when `value` is empty."""
@@ -69,16 +89,11 @@ class Labels:
         name = self.get(NAME)
         return f"{name}{{{inner}}}" if inner or not name else name
 
-    def _derive(self, what: object, make: Callable[[], Iterable[tuple[str, str]]]) -> Labels:
-        known = self._derived
-        if known is None:
-            known = self._derived = {}
-        found = known.get(what)
-        if found is None:
-            if len(known) >= _MOST_DERIVED:
-                known.clear()
-            found = known[what] = Labels(make())
-        return found
+
+@cache
+def projection(keeps: bool, names: frozenset[str]) -> Projection:
+    """The one projection that keeps, or drops, `names`."""
+    return Projection(keeps, names)
 
 
 _MOST_DERIVED = 64

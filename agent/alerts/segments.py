@@ -105,10 +105,11 @@ class Segment:
 class Series:
     """One series: its labels and its segments, oldest first."""
 
-    __slots__ = ("labels", "segments")
+    __slots__ = ("labels", "nameless", "segments")
 
     def __init__(self, labels: Labels) -> None:
         self.labels = labels
+        self.nameless = labels.nameless
         self.segments: list[Segment] = []
 
     def between(self, after: int, until: int) -> tuple[list[int], list[float]]:

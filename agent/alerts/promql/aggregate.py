@@ -6,7 +6,7 @@ from collections.abc import Callable
 from math import inf, isinf, isnan, nan, sqrt
 
 from agent.alerts.errors import EvalError
-from agent.alerts.labels import NAME, Labels
+from agent.alerts.labels import NAME, Labels, projection
 from agent.alerts.promql.node import Moment, Node, Vector
 from agent.alerts.promql.quantile import quantile
 from agent.alerts.promql.sums import exact_sum, mean
@@ -16,10 +16,8 @@ Grouping = Callable[[Labels], Labels]
 
 def grouping(by: bool, names: frozenset[str]) -> Grouping:
     """The labels that a group is known by."""
-    if by:
-        return lambda labels: labels.keep(names)
-    gone = names | {NAME}
-    return lambda labels: labels.without(gone)
+    chosen = projection(by, names if by else names | {NAME})
+    return lambda labels: labels.project(chosen)
 
 
 def _largest(values: list[float]) -> float:

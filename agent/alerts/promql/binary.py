@@ -6,12 +6,13 @@ Floats behave as IEEE 754 has it (a division by zero is an infinity, never an ex
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf, isnan, nan
 
 from agent.alerts.errors import EvalError
-from agent.alerts.labels import NAME, Labels
+from agent.alerts.labels import NAME, Labels, projection
 from agent.alerts.promql.node import Moment, Node, Vector, nameless
 
 Operator = Callable[[float, float], float]
@@ -48,22 +49,23 @@ def _power(a: float, b: float) -> float:
 
 
 ARITHMETIC: dict[str, Operator] = {
-    "+": lambda a, b: a + b,
-    "-": lambda a, b: a - b,
-    "*": lambda a, b: a * b,
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
     "/": _divide,
     "%": _modulo,
     "^": _power,
     "atan2": math.atan2,
 }
 COMPARISON: dict[str, Compare] = {
-    "==": lambda a, b: a == b,
-    "!=": lambda a, b: a != b,
-    ">": lambda a, b: a > b,
-    "<": lambda a, b: a < b,
-    ">=": lambda a, b: a >= b,
-    "<=": lambda a, b: a <= b,
+    "==": operator.eq,
+    "!=": operator.ne,
+    ">": operator.gt,
+    "<": operator.lt,
+    ">=": operator.ge,
+    "<=": operator.le,
 }
+_MIRRORED = {"==": "==", "!=": "!=", ">": "<", "<": ">", ">=": "<=", "<=": ">="}
 SETS = frozenset({"and", "or", "unless"})
 
 
@@ -82,13 +84,10 @@ class Matching:
 
     def signature(self) -> Callable[[Labels], Labels]:
         """What is compared of a label set."""
-        if self.on:
-            names = self.labels
-            return lambda labels: labels.keep(names)
-        if not self.labels:
+        if not self.on and not self.labels:
             return lambda labels: labels.nameless
-        names = self.labels | {NAME}
-        return lambda labels: labels.without(names)
+        chosen = projection(self.on, self.labels if self.on else self.labels | {NAME})
+        return lambda labels: labels.project(chosen)
 
 
 def scalars(op: str, left: Node, right: Node) -> Node:
@@ -108,7 +107,7 @@ def with_scalar(op: str, left: Node, right: Node, as_bool: bool) -> Node:
     run = (
         _arithmetic_with(ARITHMETIC[op], vector, scalar, swapped)
         if op in ARITHMETIC
-        else _compared_with(COMPARISON[op], vector, scalar, swapped, as_bool)
+        else _compared_with(COMPARISON[_MIRRORED[op] if swapped else op], vector, scalar, as_bool)
     )
     return Node("vector", run, vector.one_name, _reach(left, right))
 
@@ -128,18 +127,15 @@ def _arithmetic_with(
 
 
 def _compared_with(
-    compare: Compare, vector: Node, scalar: Node, swapped: bool, as_bool: bool
+    compare: Compare, vector: Node, scalar: Node, as_bool: bool
 ) -> Callable[[Moment], Vector]:
-    def test(value: float, other: float) -> bool:
-        return compare(other, value) if swapped else compare(value, other)
-
     def run(moment: Moment) -> Vector:
         other = scalar.run(moment)
         found: Vector = vector.run(moment)
         if as_bool:
-            out = [(labels, float(test(value, other))) for labels, value in found]
+            out = [(labels, float(compare(value, other))) for labels, value in found]
             return nameless(out, vector.one_name)
-        return [pair for pair in found if test(pair[1], other)]
+        return [pair for pair in found if compare(pair[1], other)]
 
     return run
 
@@ -250,9 +246,9 @@ class _Join:
         matching = self._matching
         found = labels.nameless if self._drop_name else labels
         if matching.card == "one-to-one":
-            if matching.on:
-                return found.keep(matching.labels)
-            return found.without(matching.labels) if matching.labels else found
+            if not matching.on and not matching.labels:
+                return found
+            return found.project(projection(matching.on, matching.labels))
         for name in matching.include:
             found = found.replaced(name, other.get(name))
         return found

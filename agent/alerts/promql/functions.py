@@ -11,7 +11,7 @@ from collections.abc import Callable
 from math import inf, isinf, isnan, nan
 
 from agent.alerts.exposition import parse_float
-from agent.alerts.labels import BUCKET, EMPTY, Labels
+from agent.alerts.labels import BUCKET, EMPTY, Labels, projection
 from agent.alerts.promql.node import Moment, Node, Vector, distinct, nameless
 from agent.alerts.promql.quantile import Buckets, bucket_fraction, bucket_quantile
 from agent.alerts.promql.selectors import absent_labels
@@ -208,7 +208,7 @@ def histogram_fraction(low: Node, high: Node, node: Node) -> Node:
     return Node("vector", run, node.one_name, _reach(low, high, node))
 
 
-_BUCKET_ONLY = frozenset({BUCKET})
+_BOUNDLESS = projection(False, frozenset({BUCKET}))
 
 
 def _histograms(found: Vector) -> list[tuple[Labels, Buckets]]:
@@ -218,7 +218,7 @@ def _histograms(found: Vector) -> list[tuple[Labels, Buckets]]:
         bound = _bound(labels.get(BUCKET))
         if bound is None:
             continue
-        key = labels.without(_BUCKET_ONLY)
+        key = labels.project(_BOUNDLESS)
         buckets = groups.get(key)
         if buckets is None:
             groups[key] = [(bound, value)]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from math import isinf, isnan, nan, sqrt
 
 from agent.alerts.errors import EvalError
-from agent.alerts.promql.node import Moment, Node, Range, Run, Vector, nameless
+from agent.alerts.promql.node import Moment, Node, Range, Run, Vector, distinct, nameless
 from agent.alerts.promql.quantile import quantile
 from agent.alerts.promql.selectors import Selector, Shift, absent_labels
 from agent.alerts.promql.sums import add, exact_sum, mean
@@ -42,55 +42,60 @@ def rate_of(node: Node, shift: Shift, counter: bool, per_second: bool) -> Node:
 
     def run(moment: Moment) -> Vector:
         until = shift(moment)
-        out = _rates(selector, moment, until - span, until, counter, per_second)
-        return nameless(out, node.one_name)
+        out = _rates(selector, moment, (until - span, until), counter, per_second)
+        return out if node.one_name else distinct(out)
 
     return Node("vector", run, node.one_name, node.reach)
 
 
 def _rates(
-    selector: Selector, moment: Moment, after: int, until: int, counter: bool, per_second: bool
+    selector: Selector, moment: Moment, edges: tuple[int, int], counter: bool, per_second: bool
 ) -> Vector:
+    """The extrapolated change of every series, without names.
+
+    Series of one scrape share their columns, so what only depends on times is worked out once.
+    """
+    after, until = edges
+    seconds = (until - after) / 1000
     out: Vector = []
     axis = None
     i = j = 0
+    known = (-1, -1)
+    shape = (0.0, 0.0, 0.0)
     for series in selector.series(moment):
         segment = series.segments[-1]
         if segment.axis is not axis:
             axis = segment.axis
             i, j = axis.window(after, until)
+            known = (-1, -1)
         start, values = segment.start, segment.values
-        end = start + len(values)
         if start > i and len(series.segments) > 1:
             run = Run(series.labels, *series.between(after, until))
             value = extrapolated(run, Range([], after, until), counter, per_second)
             if value is not None:
-                out.append((series.labels, value))
+                out.append((series.nameless, value))
             continue
-        first, last = max(i, start), min(j, end) - 1
+        end = start + len(values)
+        first, last = (max(start, i)), (min(end, j)) - 1
         if last <= first:
             continue
+        if (first, last) != known:
+            known = (first, last)
+            times, base = axis.times, axis.base
+            shape = _shape(times[first - base], times[last - base], last - first, edges)
+        sampled, to_start, to_end = shape
         low = values[first - start]
         change = values[last - start] - low
         if counter:
-            for column in segment.resets(first, last):
-                change += values[column - 1 - start]
-        times, base = axis.times, axis.base
-        out.append(
-            (
-                series.labels,
-                change
-                * _factor(
-                    times[first - base],
-                    times[last - base],
-                    last - first,
-                    (after, until),
-                    low if counter and change > 0 and low >= 0 else None,
-                    change,
-                    per_second,
-                ),
-            )
-        )
+            if segment.scanned <= last or segment.falls:
+                for column in segment.resets(first, last):
+                    change += values[column - 1 - start]
+            if change > 0 and low >= 0:
+                to_zero = sampled * (low / change)
+                if to_zero < to_start:
+                    to_start = to_zero
+        factor = (sampled + to_start + to_end) / sampled
+        out.append((series.nameless, change * (factor / seconds if per_second else factor)))
     return out
 
 
@@ -99,50 +104,34 @@ def extrapolated(run: Run, taken: Range, counter: bool, per_second: bool) -> flo
     times, values = run.times, run.values
     if len(values) < 2:
         return None
-    low = values[0]
+    edges = (taken.after, taken.until)
+    sampled, to_start, to_end = _shape(times[0], times[-1], len(values) - 1, edges)
+    low = before = values[0]
     change = values[-1] - low
     if counter:
-        before = low
         for value in values:
             if value < before:
                 change += before
             before = value
-    return change * _factor(
-        times[0],
-        times[-1],
-        len(values) - 1,
-        (taken.after, taken.until),
-        low if counter and change > 0 and low >= 0 else None,
-        change,
-        per_second,
-    )
+        if change > 0 and low >= 0:
+            to_start = min(to_start, sampled * (low / change))
+    factor = (sampled + to_start + to_end) / sampled
+    return change * (factor / ((taken.until - taken.after) / 1000) if per_second else factor)
 
 
-def _factor(
-    first: int,
-    last: int,
-    steps: int,
-    edges: tuple[int, int],
-    counter_start: float | None,
-    change: float,
-    per_second: bool,
-) -> float:
-    """What the change between the first and last sample is multiplied by, so that it tells of the
-    whole range: to an edge if it is near, else half a step; a counter never to below zero."""
+def _shape(first: int, last: int, steps: int, edges: tuple[int, int]) -> tuple[float, float, float]:
+    """How long the samples cover, and how far the change is extrapolated to either side of them:
+    to an edge of the range if it is near, else half a step. In seconds."""
     after, until = edges
-    to_start = (first - after) / 1000
-    to_end = (until - last) / 1000
     sampled = (last - first) / 1000
     step = sampled / steps
     near = step * 1.1
-    if to_start >= near:
-        to_start = step / 2
-    if counter_start is not None:
-        to_start = min(to_start, sampled * (counter_start / change))
-    if to_end >= near:
-        to_end = step / 2
-    factor = (sampled + to_start + to_end) / sampled
-    return factor / ((until - after) / 1000) if per_second else factor
+    to_start, to_end = (first - after) / 1000, (until - last) / 1000
+    return (
+        sampled,
+        step / 2 if to_start >= near else to_start,
+        step / 2 if to_end >= near else to_end,
+    )
 
 
 def _two_last(per_second: bool) -> Reduce:

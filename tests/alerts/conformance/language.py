@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from math import isinf, isnan
 from typing import Literal
 
+from agent.alerts import promql
 from agent.alerts.errors import EvalError, ExprError
 from agent.alerts.labels import Labels
-from agent.alerts import promql
 from agent.alerts.promql import Sample
 from agent.alerts.rules import parse_duration
 from agent.alerts.series import SeriesStore
