@@ -5,7 +5,7 @@ Each row is one notification for one destination. The rules that hold through ev
 1. a row is durable before the first attempt, in the transaction that remembers the alert's state
 2. per destination and dedup key, rows leave in the order in which they were queued: a resolve that
    overtook its trigger would be thrown away by the receiver and leave an incident open for ever
-3. a row ends as accepted, undeliverable or dropped, and stays in the ledger for a week
+3. a row ends as accepted, undeliverable, dropped or superseded, and stays in the ledger a week
 4. at most `limit` rows wait; beyond that the oldest that is not critical is dropped, counted and
    shown, and with it what else waits under its key; a critical row is never dropped
 
@@ -75,12 +75,6 @@ class Outbox:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="outbox")
         self._turn = asyncio.Lock()
         self.write_error: str | None = None
-        for row in db.query("SELECT * FROM outbox WHERE end IS NULL ORDER BY id"):
-            notification = Notification.from_dict(json.loads(row["body"]))
-            self._waiting[row["id"]] = Item(
-                row["id"], row["destination"], notification, row["decided_at"],
-                row["created_at"], row["attempts"], row["last_error"], stored=True, released=True,
-            )  # fmt: skip
         last = db.query("SELECT max(id) AS id FROM outbox")[0]["id"]
         self._next = (last or 0) + 1
         self._ends: list[End] = []
@@ -93,6 +87,7 @@ class Outbox:
                 (clock.now() - SHOWN_FOR,),
             )
         ]
+        self._load()
         self._accepted = {
             row["destination"]: (row["n"], row["at"])
             for row in db.query(
@@ -101,10 +96,48 @@ class Outbox:
             )
         }
 
+    def _load(self) -> None:
+        for row in self._db.query("SELECT * FROM outbox WHERE end IS NULL ORDER BY id"):
+            try:
+                notification = Notification.from_dict(json.loads(row["body"]))
+            except (ValueError, TypeError, KeyError):
+                told = "the row cannot be read; was it written by a later version?"
+                self.given_up.append((self._clock.now(), row["destination"], "undeliverable", told))
+                self._ends.append(
+                    ("undeliverable", self._clock.now(), row["attempts"], told, row["id"])
+                )
+                continue
+            self._waiting[row["id"]] = Item(
+                id=row["id"],
+                destination=row["destination"],
+                notification=notification,
+                decided_at=row["decided_at"],
+                created_at=row["created_at"],
+                attempts=row["attempts"],
+                last_error=row["last_error"],
+                stored=True,
+                released=True,
+            )
+
     # -- queueing ---------------------------------------------------------------------------
 
-    def add(self, destination: str, notification: Notification, decided_at: UnixTime) -> Item:
-        """Queue in memory; `write` makes it durable. Call both before anything is sent."""
+    def add(
+        self, destination: str, notification: Notification, decided_at: UnixTime
+    ) -> Item | None:
+        """Queue in memory; `flush` makes it durable and lets it go out.
+
+        Returns None when there is nothing to add: a trigger whose key still has its first trigger
+        and a resolve waiting takes the resolve back instead, so that an alert that flaps through an
+        outage is one page and not a hundred; and a repeat adds nothing to what still waits.
+        """
+        waits = self._of_key(destination, notification.dedup_key)
+        if notification.repeated and waits:
+            return None
+        # The first of a key may be on its way right now: only what stands behind it is taken back.
+        if notification.status == "firing" and len(waits) > 1:
+            if waits[-1].notification.status == "resolved":
+                self._end(waits[-1], "superseded", "the alert fired again before it was sent")
+            return None
         item = Item(self._next, destination, notification, decided_at, self._clock.now())
         self._next += 1
         self._waiting[item.id] = item
@@ -121,18 +154,17 @@ class Outbox:
                 break
             if item.notification.critical or item.id not in self._waiting:
                 continue
-            for other in self._of_key(item):
+            for other in self._of_key(item.destination, item.notification.dedup_key):
                 if not other.notification.critical:
                     self._end(other, "dropped", "the outbox was full")
                     dropped.append(other)
         return dropped
 
-    def _of_key(self, item: Item) -> list[Item]:
-        key = item.notification.dedup_key
+    def _of_key(self, destination: str, key: str) -> list[Item]:
         return [
-            other
-            for other in self._waiting.values()
-            if other.destination == item.destination and other.notification.dedup_key == key
+            item
+            for item in self._waiting.values()
+            if item.destination == destination and item.notification.dedup_key == key
         ]
 
     def dirty(self) -> bool:
@@ -238,7 +270,7 @@ class Outbox:
     def _end(self, item: Item, how: str, error: str | None) -> None:
         self._waiting.pop(item.id, None)
         now = self._clock.now()
-        if how != "accepted":
+        if how not in ("accepted", "superseded"):
             self.given_up.append((now, item.destination, how, error or ""))
             del self.given_up[:-1000]
         self._notes.pop(item.id, None)

@@ -142,7 +142,7 @@ class Report:
             "alerts-given-up",
             problem,
             "nothing was dropped or refused for good in a day",
-            "see the log for the alerts' names; they are also in `jules-agent alerts list`",
+            "see the log for the alerts' names and for what the service said",
         )
 
     def _disk(self) -> Condition:

@@ -254,7 +254,8 @@ async def test_a_rule_that_cannot_be_evaluated_is_shown_and_the_others_go_on(
 
 async def test_a_context_that_fails_costs_no_page(bench: Bench) -> None:
     job = bench.start()
-    job._teller._context = lambda: {}["no such thing"]
+    missing: dict[str, dict[str, str]] = {}
+    job._teller._context = lambda: missing["no such thing"]
     bench.metrics("trips 1\n")
     await bench.ticks(0)
     assert [action for action, _ in await bench.delivered()] == ["trigger"]

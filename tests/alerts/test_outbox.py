@@ -5,18 +5,26 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.alerts.outbox import KEPT_FOR, Outbox
+from agent.alerts.outbox import KEPT_FOR, Item, Outbox
 from agent.state import StateDB
 from agent.units import UnixTime
 from tests.alerts.made import notification
 from tests.faults.clock import FakeClock
 
 NOW = UnixTime(1_750_000_000.0)
+
+
+def queue(box: Outbox, *arguments: Any, **more: Any) -> Item:
+    """Add one that must be added."""
+    item = box.add(arguments[0], notification(*arguments[1:], **more), NOW)
+    assert item is not None
+    return item
 
 
 class Bench:
@@ -55,8 +63,8 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 async def test_what_was_queued_is_there_after_a_restart_and_what_was_accepted_is_not(
     bench: Bench,
 ) -> None:
-    bench.box.add("slack", notification("a"), NOW)
-    done = bench.box.add("slack", notification("b"), NOW)
+    queue(bench.box, "slack", "a")
+    done = queue(bench.box, "slack", "b")
     await bench.box.flush()
     bench.box.accepted(done)
     await bench.box.flush()
@@ -68,15 +76,15 @@ async def test_what_was_queued_is_there_after_a_restart_and_what_was_accepted_is
 
 
 async def test_nothing_goes_out_before_it_is_on_disk(bench: Bench) -> None:
-    bench.box.add("slack", notification("a"), NOW)
+    queue(bench.box, "slack", "a")
     assert bench.box.heads("slack") == []
     await bench.box.flush()
     assert bench.order() == [("a", "firing")]
 
 
 async def test_a_resolve_waits_for_its_trigger(bench: Bench) -> None:
-    trigger = bench.box.add("slack", notification("a"), NOW)
-    bench.box.add("slack", notification("a", "resolved"), NOW)
+    trigger = queue(bench.box, "slack", "a")
+    queue(bench.box, "slack", "a", "resolved")
     await bench.box.flush()
     assert bench.order() == [("a", "firing")]
     bench.box.failed(trigger, "down", NOW)
@@ -86,10 +94,10 @@ async def test_a_resolve_waits_for_its_trigger(bench: Bench) -> None:
 
 
 async def test_critical_goes_first_and_what_failed_stands_behind_its_equals(bench: Bench) -> None:
-    bench.box.add("slack", notification("w", severity="warning"), NOW)
-    first = bench.box.add("slack", notification("c1"), NOW)
-    bench.box.add("slack", notification("c2"), NOW)
-    bench.box.add("pagerduty", notification("c1"), NOW)
+    queue(bench.box, "slack", "w", severity="warning")
+    first = queue(bench.box, "slack", "c1")
+    queue(bench.box, "slack", "c2")
+    queue(bench.box, "pagerduty", "c1")
     await bench.box.flush()
     assert [key for key, _ in bench.order()] == ["c1", "c2", "w"]
     bench.box.failed(first, "no", NOW)
@@ -107,11 +115,11 @@ async def test_a_full_outbox_drops_the_oldest_that_is_not_critical_and_says_so(
         ("w2", "warning"),
         ("c2", "critical"),
     ):
-        bench.box.add("slack", notification(key, severity=severity), NOW)
+        queue(bench.box, "slack", key, severity=severity)
     assert [item.notification.dedup_key for item in bench.box.make_room()] == ["w1"]
     assert [(entry[1], entry[2]) for entry in bench.box.given_up] == [("slack", "dropped")]
     for number in range(5):
-        bench.box.add("slack", notification(f"more{number}"), NOW)
+        queue(bench.box, "slack", f"more{number}")
     assert [item.notification.dedup_key for item in bench.box.make_room()] == ["w2"]
     assert len(bench.box.waiting()) == 7  # critical ones, beyond the limit
     assert await bench.box.flush()
@@ -121,12 +129,55 @@ async def test_a_full_outbox_drops_the_oldest_that_is_not_critical_and_says_so(
 
 async def test_what_is_dropped_takes_its_resolve_along(tmp_path: Path) -> None:
     bench = Bench(tmp_path, limit=2)
-    bench.box.add("slack", notification("w", severity="warning"), NOW)
-    bench.box.add("slack", notification("w", "resolved", severity="warning"), NOW)
-    bench.box.add("slack", notification("c"), NOW)
+    queue(bench.box, "slack", "w", severity="warning")
+    queue(bench.box, "slack", "w", "resolved", severity="warning")
+    queue(bench.box, "slack", "c")
     dropped = bench.box.make_room()
     assert [item.notification.status for item in dropped] == ["firing", "resolved"]
     bench.close()
+
+
+async def test_an_alert_that_flaps_through_an_outage_is_one_page_that_ends_as_the_alert_is(
+    bench: Bench,
+) -> None:
+    for _ in range(50):
+        bench.box.add("slack", notification("a"), NOW)
+        bench.box.add("slack", notification("a", "resolved"), NOW)
+    bench.box.add("slack", notification("a"), NOW)
+    await bench.box.flush()
+    assert [i.notification.status for i in bench.box.waiting()] == ["firing"]
+    bench.box.add("slack", notification("a", "resolved"), NOW)
+    await bench.box.flush()
+    statuses = [i.notification.status for i in bench.reopen().waiting()]
+    assert statuses == ["firing", "resolved"]
+    assert bench.box.given_up == []
+
+
+async def test_a_resolve_that_may_be_on_its_way_is_not_taken_back(bench: Bench) -> None:
+    queue(bench.box, "slack", "a", "resolved")  # its trigger was accepted before
+    queue(bench.box, "slack", "a")
+    await bench.box.flush()
+    statuses = [i.notification.status for i in bench.box.waiting()]
+    assert statuses == ["resolved", "firing"]
+
+
+async def test_a_repeat_adds_nothing_to_what_still_waits(bench: Bench) -> None:
+    queue(bench.box, "slack", "a")
+    assert bench.box.add("slack", notification("a", repeated=True), NOW) is None
+    assert bench.box.add("pagerduty", notification("a", repeated=True), NOW) is not None
+
+
+async def test_a_row_that_cannot_be_read_stops_nothing_and_is_shown(bench: Bench) -> None:
+    queue(bench.box, "slack", "a")
+    queue(bench.box, "slack", "b")
+    await bench.box.flush()
+    with bench.db.transaction() as cursor:
+        cursor.execute("UPDATE outbox SET body = '{' WHERE dedup_key = 'a'")
+    box = bench.reopen()
+    assert [i.notification.dedup_key for i in box.waiting()] == ["b"]
+    assert [entry[1:3] for entry in box.given_up] == [("slack", "undeliverable")]
+    await box.flush()
+    assert [entry[1:3] for entry in bench.reopen().given_up] == [("slack", "undeliverable")]
 
 
 async def test_a_disk_that_refuses_does_not_hold_back_a_page(bench: Bench) -> None:
@@ -136,8 +187,8 @@ async def test_a_disk_that_refuses_does_not_hold_back_a_page(bench: Bench) -> No
             "CREATE TRIGGER full BEFORE INSERT ON outbox"
             " BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
         )
-    bench.box.add("slack", notification("a"), NOW)
-    other = bench.box.add("slack", notification("b"), NOW)
+    queue(bench.box, "slack", "a")
+    other = queue(bench.box, "slack", "b")
     assert not await bench.box.flush()
     assert "full" in (bench.box.write_error or "")
     assert [key for key, _ in bench.order()] == ["a", "b"]
@@ -154,7 +205,7 @@ async def test_what_else_is_written_is_committed_with_the_queue_or_not_at_all(be
     def refuse(cursor: sqlite3.Cursor) -> None:
         cursor.execute("INSERT INTO nowhere VALUES (1)")
 
-    bench.box.add("slack", notification("a"), NOW)
+    queue(bench.box, "slack", "a")
     assert not await bench.box.flush(also=refuse)
     assert bench.db.query("SELECT * FROM outbox") == []
     assert await bench.box.flush()
@@ -162,7 +213,7 @@ async def test_what_else_is_written_is_committed_with_the_queue_or_not_at_all(be
 
 
 async def test_what_was_refused_for_good_stays_in_the_ledger_with_its_reason(bench: Bench) -> None:
-    item = bench.box.add("slack", notification("a"), NOW)
+    item = queue(bench.box, "slack", "a")
     await bench.box.flush()
     bench.box.undeliverable(item, "Slack refused the message (400)")
     await bench.box.flush()
@@ -174,8 +225,8 @@ async def test_what_was_refused_for_good_stays_in_the_ledger_with_its_reason(ben
 
 
 async def test_the_ledger_forgets_after_a_week_and_never_what_waits(bench: Bench) -> None:
-    old = bench.box.add("slack", notification("old"), NOW)
-    bench.box.add("slack", notification("waits"), NOW)
+    old = queue(bench.box, "slack", "old")
+    queue(bench.box, "slack", "waits")
     await bench.box.flush()
     bench.box.accepted(old)
     await bench.box.flush()
@@ -203,7 +254,10 @@ async def test_per_key_the_order_holds_and_nothing_is_lost_whatever_happens(
         if action in ("trigger", "resolve"):
             status = "firing" if action == "trigger" else "resolved"
             bench.box.add("slack", notification(key, status), NOW)
-            model[key].append(status)
+            if status == "resolved" or len(model[key]) < 2:
+                model[key].append(status)
+            elif model[key][-1] == "resolved":
+                model[key].pop()
         elif action == "reopen":
             bench.reopen()
         elif head is not None:

@@ -45,7 +45,7 @@ class Bench:
         sender.start()
         return sender
 
-    def pagerduty(self, receiver: FaultyReceiver, timeout: float = 0.5) -> Sender:
+    def pagerduty(self, receiver: FaultyReceiver, timeout: float = 0.3) -> Sender:
         config = PagerDuty.model_validate(
             {
                 "url": receiver.url("/v2/enqueue"),
@@ -61,7 +61,7 @@ class Bench:
 
     def slack(self, receiver: FaultyReceiver) -> Sender:
         hook = receiver.url(HOOK_PATH).encode()
-        config = Slack.model_validate({"webhook_url": {"secret": "s"}, "timeout": 0.5})
+        config = Slack.model_validate({"webhook_url": {"secret": "s"}, "timeout": 0.3})
         return self.add(SlackNotifier(config, lambda _n: hook, lambda _name, _value: None))
 
     async def queue(self, destination: str, *keys: str, status: str = "firing") -> None:
@@ -86,17 +86,19 @@ async def bench(folder: Path, roll: float = 0.05) -> AsyncIterator[Bench]:
         made.db.close()
 
 
+@pytest.mark.parametrize("destination", ["pagerduty", "slack"])
 @pytest.mark.parametrize(
     "fault", [429, 408, 500, 503, "hang", "drip", "reset", "half", "silent", 401, 403, 404, 302]
 )
-async def test_whatever_passes_is_tried_again_until_it_is_accepted(
-    tmp_path: Path, fault: int | str
+async def test_whatever_passes_is_tried_again_until_trigger_and_resolve_are_accepted(
+    tmp_path: Path, destination: str, fault: int | str
 ) -> None:
     with FaultyReceiver() as receiver:
         receiver.plan(fault, fault)
         async with bench(tmp_path) as made:
-            sender = made.pagerduty(receiver)
-            await made.queue("pagerduty", "k")
+            sender = getattr(made, destination)(receiver)
+            await made.queue(destination, "k")
+            await made.queue(destination, "k", status="resolved")
 
             def gone() -> bool:
                 if fault in (401, 403, 404, 302):
@@ -104,7 +106,8 @@ async def test_whatever_passes_is_tried_again_until_it_is_accepted(
                 return not made.box.waiting()
 
             await until("an empty queue", gone)
-        assert receiver.keys("trigger") == ["k"]
+        assert len(receiver.accepted) == 2
+        assert "resolve" in str(receiver.accepted[1]).lower()
         assert receiver.refusals == 2
 
 
