@@ -30,9 +30,12 @@ def read_config(arguments: argparse.Namespace) -> Config:
     return load_config(config_path(arguments))
 
 
-def set_up_logging(config: Config, arguments: argparse.Namespace) -> None:
+def set_up_logging(
+    config: Config, arguments: argparse.Namespace, *, at_first_event: bool = False
+) -> None:
     """Logging as configured; --json makes every line JSON."""
-    configure_logging(config.log.level, "json" if arguments.json else config.log.format)
+    form = "json" if arguments.json else config.log.format
+    configure_logging(config.log.level, form, at_first_event=at_first_event)
 
 
 def show(arguments: argparse.Namespace, tree: Any, text: str) -> None:

@@ -25,7 +25,7 @@ def init(arguments: argparse.Namespace) -> int:
     began = time.monotonic()
     harden()
     config = read_config(arguments)
-    set_up_logging(config, arguments)
+    set_up_logging(config, arguments, at_first_event=True)
     fs.make_dirs_durable(config.state_path)
     audit = AuditLog(config.state_path)
     told: dict[str, Any] = {}
