@@ -9,9 +9,11 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -100,20 +102,19 @@ class Pod:
 
 @pytest.fixture
 def pod(tmp_path: Path) -> Iterator[Pod]:
-    import shutil
-    import tempfile
-
     shared = Path("/dev/shm")
     if not shared.is_dir() or fs.filesystem_type(shared) not in ("tmpfs", "ramfs"):
         pytest.skip("no tmpfs at /dev/shm")
     memory = Path(tempfile.mkdtemp(prefix="jules-test-", dir=shared))
-    made = Pod(tmp_path, memory / "secrets")
-    for name, (value, more) in VALUES.items():
-        assert made.run("secrets", "put", name, *more, value=value) == 0, made.said
-    yield made
-    for folder, _, _ in os.walk(memory):
-        os.chmod(folder, 0o700)
-    shutil.rmtree(memory)
+    try:
+        made = Pod(tmp_path, memory / "secrets")
+        for name, (value, more) in VALUES.items():
+            assert made.run("secrets", "put", name, *more, value=value) == 0, made.said
+        yield made
+    finally:
+        for folder, _, _ in os.walk(memory):
+            os.chmod(folder, 0o700)
+        shutil.rmtree(memory)
 
 
 def test_while_everything_works_no_value_is_in_output_log_audit_state_or_store(pod: Pod) -> None:
