@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from math import floor, inf, isinf, isnan
+from math import inf, isinf, isnan
 from typing import Any
 
 _VERB = re.compile(r"%([-+# 0]*)([0-9]*)(?:\.([0-9]*))?(.)", re.DOTALL)
@@ -48,7 +48,7 @@ def _special(value: float) -> str | None:
 
 
 def _shortest(value: float) -> str:
-    """Go's `%v` of a float64: the fewest digits that read back, with an exponent from 21 up."""
+    """Go's `%v` of a float64: the fewest digits that read back, with an exponent from 10^6 up."""
     special = _special(value)
     if special is not None:
         return special
@@ -57,7 +57,7 @@ def _shortest(value: float) -> str:
     if value == 0:
         return "-0" if sign else "0"
     point = len(digits) + exponent - 1
-    if -4 <= point < 21:
+    if -4 <= point < 6:
         return format(Decimal(repr(value)).normalize(), "f")
     text = "".join(map(str, digits))
     mantissa = text[0] + ("." + text[1:] if len(text) > 1 else "")
@@ -206,12 +206,12 @@ def humanize_percentage(raw: Any) -> str:
 
 
 def humanize_timestamp(raw: Any) -> str:
-    """Seconds since the epoch as Go prints a UTC time."""
+    """Seconds since the epoch as Go prints a UTC time, to the millisecond."""
     value = to_float(raw)
     if isnan(value) or isinf(value):
         return general(value)
-    whole = floor(value)
-    fraction = f"{round((value - whole) * 1e9):09d}".rstrip("0")
+    whole, milliseconds = divmod(int(value * 1e9 / 1e6), 1000)
+    fraction = f"{milliseconds:03d}".rstrip("0")
     try:
         told = (_EPOCH + timedelta(seconds=whole)).strftime("%Y-%m-%d %H:%M:%S")
     except OverflowError as error:
