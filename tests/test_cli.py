@@ -107,7 +107,7 @@ def test_check_tells_good_and_bad_with_remedies(tmp_path: Path) -> None:
     found = {finding["what"]: finding for finding in json.loads(done.stdout)}
     told = "\n".join(found)
     assert "configuration is valid" in told
-    [open_key] = [finding for what, finding in found.items() if "is open to others" in what]
+    [open_key] = [finding for what, finding in found.items() if "by others" in what]
     assert open_key["verdict"] == "fail"
     assert open_key["remedy"] == f"chmod 0400 {key}"
     assert any("comes from the environment" in what for what in found)

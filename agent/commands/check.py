@@ -1,14 +1,13 @@
 """`jules-agent check`: a doctor. Looks at everything that can be looked at without changing it.
 
 Each finding is good, a warning or a failure, with a remedy; any failure ends with exit code 2. It
-opens key files only to check who may read them.
+reads key files only as the agent will, and shows nothing of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,13 +155,14 @@ def _credentials(config: Config) -> Iterator[Finding]:
 
 
 def _private(path: Path, what: str) -> Finding:
+    """What the agent itself will say of the file when it reads it."""
+    from agent.secrets.providers.keyfile import read_private
+
     try:
-        seen = path.lstat()
-    except OSError as error:
-        return Finding("fail", f"{what}: {path}: {error.strerror}", "make it, mode 0400")
-    if not stat.S_ISREG(seen.st_mode) or seen.st_mode & 0o077:
-        return Finding("fail", f"{what}: {path} is open to others", f"chmod 0400 {path}")
-    return Finding("good", f"{what}: {path} is readable by its owner alone")
+        read_private(path)
+    except AgentError as error:
+        return Finding("fail", f"{what}: {error}", error.remedy)
+    return Finding("good", f"{what}: {path} is closed to others")
 
 
 def _nearest(path: Path) -> Path:
