@@ -55,7 +55,7 @@ def init_bundle(
     with layout.lock(f"a change of {layout.root}"):
         began = clock.monotonic()
         version = work.run(channel)
-        _log.info("bundle is live", version=version, seconds=round(clock.monotonic() - began, 3))
+        _log.debug("bundle is live", version=version, seconds=round(clock.monotonic() - began, 3))
         return version
 
 

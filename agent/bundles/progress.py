@@ -95,6 +95,10 @@ class Progress:
         self._abort.set()
         self._stop_copy.set()
 
+    def leave(self) -> None:
+        """The agent is stopping: a copy need not be finished. The task is cancelled next."""
+        self._stop_copy.set()
+
     def close(self) -> None:
         """Let go of connections, once the rollout has ended."""
         self._probe.close()

@@ -10,9 +10,10 @@ deploys it. Each transition is written down before it is acted on (`history`).
 A first version, with nothing good to go back to, is not baked: there is no better answer than it.
 A bake without an alerts job is judged by the trader's health alone, and says so.
 
-Stopping: cancelled before the flip, a rollout ends FAILED and leaves nothing. Cancelled after it,
-it stays DEPLOYING: `resume` verifies and bakes anew from the start, because what happened while
-nobody watched is unknown. `abort` ends it from outside, with the same way back as a breach.
+Stopping: cancelled before the flip, a rollout ends FAILED and leaves at most a complete version on
+disk, to be reused. Cancelled after it, it stays DEPLOYING: `resume` verifies and bakes anew from the
+start, because what happened while nobody watched is unknown. `abort` ends it from outside, with the
+same way back as a breach.
 """
 
 from __future__ import annotations
@@ -53,7 +54,6 @@ class Rolling(Progress):
             forgiven = await self._gates(force=force)
             await self._flip()
         except asyncio.CancelledError:
-            self._stop_copy.set()
             if not self._is_live():
                 await self._to(State.FAILED, "abandoned: the agent was stopped before the flip")
             raise

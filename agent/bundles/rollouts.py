@@ -281,6 +281,8 @@ class Rollouts:
     async def stop(self) -> None:
         """Cancel what is in progress and wait until it has let go."""
         if self._task is not None and not self._task.done():
+            if self.rolling is not None:
+                self.rolling.leave()
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 

@@ -181,7 +181,7 @@ def test_leftovers_of_a_killed_run_are_gone_afterwards(
 
 
 def test_the_init_path_imports_no_watcher_no_http_client_and_no_database() -> None:
-    heavy = ["urllib3", "watchdog", "prometheus_client", "sqlite3", "http", "email"]
+    heavy = ["urllib3", "watchdog", "prometheus_client", "sqlite3", "http"]
     code = (
         "import sys, json; import agent.bundles.init;"
         f"print(json.dumps([name for name in {heavy} if name in sys.modules]))"

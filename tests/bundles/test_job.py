@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +17,11 @@ import pytest
 from agent import audit as audits
 from agent.bundles.errors import GateError, RejectedError, RolloutError
 from agent.bundles.job import BundlesJob
-from agent.bundles.model import State
+from agent.bundles.manifest import compose_manifest
+from agent.bundles.model import FileEntry, State
+from agent.bundles.stores.base import StoreFile
 from agent.errors import AgentError, UsageError
-from agent.units import Seconds
+from agent.units import Bytes, Digest, Seconds, Version
 from tests.bundles.agents import FIRING, Place, ended, newest, until
 from tests.bundles.made import ask_for, bundle, published
 from tests.faults.trader import TraderStub
@@ -336,6 +341,40 @@ async def test_a_stop_before_the_flip_leaves_nothing_and_the_next_process_goes_o
         first = job.snapshot()["history"][1]
         assert (first["version"], first["state"]) == ("v2", "FAILED")
         assert "before the flip" in first["reason"]
+
+
+async def test_a_stop_does_not_wait_for_a_long_copy(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store gives bytes for as long as it is asked; only the stop ends the copy."""
+    published(place.tmp, "v1")
+    reading = threading.Event()
+
+    class Endless(io.RawIOBase):
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: Any) -> int:
+            reading.set()
+            time.sleep(0.001)
+            return 1
+
+    async with place.agent() as job:
+        await ended(job, "v1", "ACTIVE")
+        store = job.store
+        assert store is not None
+        files = [StoreFile(file.path, Bytes(2**30)) for file in store.files(Version("v1"))]
+        monkeypatch.setattr(type(store), "files", lambda *_: files)
+        monkeypatch.setattr(type(store), "open", lambda *_: Endless())
+        sizes = [FileEntry(f.path, f.size, Digest("sha256:" + "0" * 64)) for f in files]
+        raw = compose_manifest(Version("v2"), sizes).raw
+        monkeypatch.setattr(type(store), "manifest", lambda *_: raw)
+        asked = asyncio.create_task(job.deploy("v2", source=None, actor="operator", force=False))
+        await until("the copy", reading.is_set)
+    [told] = await asyncio.gather(asked, return_exceptions=True)
+    assert isinstance(told, asyncio.CancelledError | dict)
+    assert os.listdir(place.root / ".staging") == ["lock"]
+    assert live(place) == "v1"
 
 
 async def test_a_way_back_that_was_only_written_down_is_finished_by_the_next_process(
