@@ -11,9 +11,9 @@ A first version, with nothing good to go back to, is not baked: there is no bett
 A bake without an alerts job is judged by the trader's health alone, and says so.
 
 Stopping: cancelled before the flip, a rollout ends FAILED and leaves at most a complete version on
-disk, to be reused. Cancelled after it, it stays DEPLOYING: `resume` verifies and bakes anew from the
-start, because what happened while nobody watched is unknown. `abort` ends it from outside, with the
-same way back as a breach.
+disk, to be reused. Cancelled after it, it stays DEPLOYING: `resume` verifies and bakes anew from
+the start, because what happened while nobody watched is unknown. `abort` ends it from outside, with
+the same way back as a breach.
 """
 
 from __future__ import annotations
