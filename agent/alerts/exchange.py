@@ -4,7 +4,7 @@ A socket's timeout starts anew with every byte, so a peer that drips its answer 
 for ever. Here a timer shuts the socket down at the deadline, whatever the client is waiting for:
 headers, body, or the TLS handshake. Redirects are not followed, bodies are bounded (also after
 gzip), and no message that leaves this module holds a URL: a Slack webhook's URL is a credential,
-and urllib3's own messages quote it. Blocking; urllib3 is imported when the first exchange is made.
+and urllib3's own messages quote it. Blocking. urllib3 is imported with the first `Connection`.
 """
 
 from __future__ import annotations
@@ -49,6 +49,11 @@ class Connection:
     """A keep-alive connection to wherever the last URL pointed. For one thread at a time."""
 
     def __init__(self) -> None:
+        # Imported here, in the thread that builds the job: two threads that import urllib3 for the
+        # first time at one moment break each other (KeyError: 'urllib3', seen on CPython 3.11).
+        import urllib3.connection
+
+        self._urllib3 = urllib3
         self._open: HTTPConnection | None = None
         self._origin: tuple[str, str] = ("", "")
         self._socket: socket.socket | None = None
@@ -111,8 +116,6 @@ class Connection:
         ends: float,
         max_body: Bytes,
     ) -> Answer:
-        from urllib3.exceptions import HTTPError
-
         left = max(0.001, ends - time.monotonic())
         self._cut = False
         timer = threading.Timer(left, self._cut_off)
@@ -143,7 +146,13 @@ class Connection:
         except ExchangeError:
             self.close()
             raise
-        except (HTTPError, http.client.HTTPException, OSError, ValueError, AttributeError) as error:
+        except (
+            self._urllib3.exceptions.HTTPError,
+            http.client.HTTPException,
+            OSError,
+            ValueError,
+            AttributeError,
+        ) as error:
             # AttributeError: http.client trips over a socket that the timer has closed under it.
             self.close()
             late = self._cut or time.monotonic() >= ends
@@ -156,17 +165,16 @@ class Connection:
         return Answer(response.status, told, content)
 
     def _connection(self, parts: SplitResult, timeout: float) -> HTTPConnection:
-        from urllib3.connection import HTTPConnection, HTTPSConnection
-
+        connections = self._urllib3.connection
         if self._open is None:
             self._origin = (parts.scheme, parts.netloc)
             host = parts.hostname or ""
             if parts.scheme == "https":
-                self._open = HTTPSConnection(
+                self._open = connections.HTTPSConnection(
                     host, parts.port or 443, timeout=timeout, ssl_context=_tls()
                 )
             else:
-                self._open = HTTPConnection(host, parts.port or 80, timeout=timeout)
+                self._open = connections.HTTPConnection(host, parts.port or 80, timeout=timeout)
         elif self._open.sock is not None:
             self._open.sock.settimeout(timeout)
         return self._open

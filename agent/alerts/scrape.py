@@ -20,8 +20,11 @@ from agent.alerts.exchange import Connection, ExchangeError
 from agent.alerts.series import SeriesStore
 from agent.clock import Clock
 from agent.config import Target
+from agent.telemetry.logs import get_logger
 from agent.telemetry.metrics import Recorder
 from agent.units import Bytes, Monotonic, Seconds, UnixTime
+
+_log = get_logger(__name__)
 
 ACCEPT = "text/plain;version=0.0.4;q=1,application/openmetrics-text;version=1.0.0;q=0.5,*/*;q=0.1"
 _SLACK = 0.25
@@ -76,11 +79,15 @@ class Scraper:
             body = await self._body()
             took = self._clock.monotonic() - began
             samples = self._store.ingest(self.labels, at, body).samples
-        except (ScrapeError, ExpositionError) as error:
+        except Exception as error:  # noqa: BLE001 - one target's fault must not stop the others
             took = self._clock.monotonic() - began
             self._store.fail(self.labels, at)
             self.seen.up = False
             self.seen.last_error = str(error)
+            if not isinstance(error, ScrapeError | ExpositionError):
+                told = f"fault of the agent: {type(error).__name__}"
+                self.seen.last_error = f"{self.target.job}: {told}"
+                _log.exception("scrape failed by a fault of the agent", target=self.target.job)
         else:
             self.seen.up = True
             self.seen.last_error = None

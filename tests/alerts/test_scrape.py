@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -205,3 +207,27 @@ def test_a_password_in_a_target_s_url_is_not_shown() -> None:
     made = Bench("http://me:secretword@127.0.0.1:9/metrics")
     assert "secretword" not in str(made.scraper.as_dict())
     made.scraper.close()
+
+
+async def test_a_fault_of_ours_is_a_failed_scrape_and_does_not_end_the_job(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with bench("http://127.0.0.1:1/metrics") as made:
+
+        def broken() -> bytes:
+            raise KeyError("urllib3")
+
+        monkeypatch.setattr(made.scraper, "fetch", broken)
+        await made.scrape()
+        assert made.value("up") == [0.0]
+        assert "fault of the agent: KeyError" in made.scraper.as_dict()["last_error"]
+
+
+def test_urllib3_is_imported_by_the_first_connection_and_never_by_two_threads_at_once() -> None:
+    """Imported late for the sake of `init`, but before any thread could race for it."""
+    told = (
+        "import sys; from agent.alerts.exchange import Connection;"
+        "assert 'urllib3' not in sys.modules; Connection();"
+        "assert 'urllib3.connection' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", told], check=True, timeout=60)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.alerts.errors import DeliveryError
-from agent.alerts.notifiers.base import Notifier, retry_after
+from agent.alerts.notifiers.base import Notifier, Rate, retry_after
 from agent.alerts.notifiers.pagerduty import PagerDutyNotifier
 from agent.alerts.notifiers.slack import SlackNotifier
 from agent.alerts.outbox import Outbox
@@ -36,10 +36,13 @@ class Bench:
         self.box = Outbox(self.db, self.clock, 1000)
         self.recorder = PrometheusRecorder()
         self.roll = roll
+        self.paced = False
         self.senders: dict[str, Sender] = {}
         self.keys = {"api_key/pagerduty": ROUTING_KEY}
 
     def add(self, notifier: Notifier) -> Sender:
+        if not self.paced:
+            notifier.rate = Rate(per_second=1000.0, burst=1000)
         sender = Sender(notifier, self.box, self.recorder, self.clock, lambda: self.roll)
         self.senders[notifier.name] = sender
         sender.start()
@@ -198,6 +201,7 @@ async def test_a_storm_is_sent_at_the_pace_the_service_allows_critical_first(
 ) -> None:
     with FaultyReceiver() as receiver:
         async with bench(tmp_path) as made:
+            made.paced = True
             sender = made.slack(receiver)
             for number in range(4):
                 made.box.add("slack", notification(f"w{number}", severity="warning"), NOW)
