@@ -67,10 +67,14 @@ class Target:
         self._pick: Callable[[tuple[str, ...]], tuple[str, ...]] = tuple
         self._samples = 0
 
-    def forget_lines(self) -> None:
-        """Look at every line anew: other metrics are watched now."""
+    def forget_lines(self, store: SeriesStore) -> None:
+        """Look at every line anew but those of known series that are still wanted."""
         self._layout = ()
-        self._slots = {text: slot for slot, text in enumerate(self._texts)}
+        self._slots = {
+            text: slot
+            for slot, text in enumerate(self._texts)
+            if store.wants(self._segments[slot].series.labels.get(NAME))
+        }
 
     def fail(self, store: SeriesStore, at: int) -> None:
         """No answer at `at`: everything live goes stale."""
@@ -88,8 +92,8 @@ class Target:
         if self._had_no_room and not store.full:
             self._slots = {t: s for t, s in self._slots.items() if s != _NO_ROOM}
             self._had_no_room = False
-        read = self._read(store, body)
         self._age(store, at)
+        read = self._read(store, body)
         column = store.column(self._axis, at)
         if column is None:
             return Ingested(read.samples, 0, read.samples)
@@ -182,7 +186,7 @@ class Target:
         openmetrics = _openmetrics(lines)
         room = 4 * len(lines) + _FEW
         if len(self._slots) + len(unknown) > room:  # passed-over lines that ever change
-            self.forget_lines()
+            self.forget_lines(store)
         seen: set[Pairs] = set()
         for index in unknown:
             raw = lines[index]

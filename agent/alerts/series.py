@@ -67,7 +67,7 @@ class SeriesStore:
         """Keep only metrics of these names (a histogram by its sample names); None keeps all."""
         self._watched = names
         for target in self._targets.values():
-            target.forget_lines()
+            target.forget_lines(self)
 
     def ingest(self, target: Mapping[str, str], at: float, body: bytes) -> Ingested:
         """Take one scrape of `target` made at `at` (seconds since the epoch).
