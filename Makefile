@@ -7,7 +7,7 @@ RUN := .venv/bin
 DEV := .venv-dev/bin
 ARGS ?=
 
-.PHONY: help demo test check format bench image lock clean
+.PHONY: help demo test check format bench pages image lock clean
 
 help: ## Show these words
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
@@ -32,6 +32,10 @@ format: .venv-dev/.made ## Let ruff put the code in its form
 bench: .venv/.made ## Measure what the README promises
 	$(RUN)/python -m benchmarks.init
 	$(RUN)/python -m benchmarks.weight
+
+pages: .venv-dev/.made ## Write the files that are made from code: configuration page, dashboard
+	$(DEV)/python docs/make_configuration.py
+	$(DEV)/python dashboards/make_dashboard.py
 
 image: ## Build the container images jules-agent and jules-demo (needs docker)
 	@PYTHON="$(PYTHON)" sh images/build.sh

@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
     if "--check" not in arguments:
         FILE.write_text(text, encoding="utf-8")
     elif not FILE.exists() or FILE.read_text(encoding="utf-8") != text:
-        sys.stderr.write(f"{FILE} is out of date: run python dashboards/make_dashboard.py\n")
+        sys.stderr.write(f"{FILE} is out of date: run make pages\n")
         return 1
     return 0
 

@@ -74,7 +74,7 @@ _MEANINGS = {
 }
 _INTRODUCTION = """# Configuration
 
-<!-- Written by docs/make_configuration.py from agent/config.py; change it there. -->
+<!-- Written from agent/config.py by `make pages`; change it there. -->
 
 One YAML file, named with `--config` or `JULES_CONFIG`; every option has the default shown, and no
 file at all is valid too. `jules-agent check --config agent.yaml` looks it over. An unknown key is
@@ -117,7 +117,7 @@ def main(arguments: list[str]) -> int:
     if "--check" not in arguments:
         PAGE.write_text(page, encoding="utf-8")
     elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page:
-        sys.stderr.write(f"{PAGE} is out of date: run python docs/make_configuration.py\n")
+        sys.stderr.write(f"{PAGE} is out of date: run make pages\n")
         return 1
     return 0
 

@@ -75,7 +75,7 @@ def _spec(name: str) -> Spec:
 
 
 def test_the_dashboard_is_what_its_panels_file_makes() -> None:
-    assert _maker().dashboard() == DASHBOARD, "run python dashboards/make_dashboard.py"
+    assert _maker().dashboard() == DASHBOARD, "run make pages"
 
 
 @pytest.mark.parametrize("expr", EXPRESSIONS)
@@ -99,7 +99,7 @@ def test_an_expression_uses_only_labels_that_its_metric_has(expr: str) -> None:
 
 
 def test_no_metric_has_a_label_that_prometheus_sets_itself() -> None:
-    """It would come out as `exported_job`, and every query by it would merge what it should split."""
+    """It would come out as `exported_job`, and a query by it would merge what it should split."""
     taken = {name for name, spec in METRICS.items() if {"job", "instance"} & set(spec.labels)}
     assert taken == set()
 
