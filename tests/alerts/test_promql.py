@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 
 import pytest
@@ -121,15 +122,11 @@ def test_what_python_would_take_otherwise_is_refused(pattern: str) -> None:
 
 @given(st.text(st.sampled_from("ab.*+?()[]|{}^$\\-12,:?i"), max_size=12))
 def test_translating_either_compiles_or_refuses(pattern: str) -> None:
-    try:
+    with contextlib.suppress(ExprError):
         assert isinstance(translate(pattern), re.Pattern)
-    except ExprError:
-        pass
 
 
 @given(st.text(st.sampled_from("ab{}[]()<>=!~\"'+-*/^,. 5ms@offsetbyon"), max_size=30))
 def test_any_text_compiles_or_is_refused(text: str) -> None:
-    try:
+    with contextlib.suppress(ExprError):
         promql.compile(text)
-    except ExprError:
-        pass
