@@ -8,18 +8,14 @@ with a broken description is better than no page.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
+from agent.alerts import templateblocks as b
 from agent.alerts.errors import AlertsError
 from agent.alerts.gofmt import show
+from agent.alerts.templateblocks import Query, Scope
 from agent.alerts.templatefuncs import FUNCTIONS, RenderError
-
-if TYPE_CHECKING:
-    from agent.alerts.promql import Sample
-
-Query = Callable[[str], "list[Sample]"]
 
 _ROOT = ("Labels", "ExternalLabels", "ExternalURL", "Value")
 _GIVEN = {
@@ -48,25 +44,12 @@ class TemplateError(AlertsError):
     """A template uses what is not supported, or is not a template."""
 
 
-@dataclass(slots=True)
-class _Scope:
-    """What an action sees: the variables, and the dot."""
-
-    variables: dict[str, Any]
-    dot: Any
-    query: Query | None
-
-
-Eval = Callable[[_Scope], Any]
-Block = Callable[[_Scope, list[str]], None]
-
-
 class Template:
     """A compiled template. Made by `Template.compile`."""
 
     __slots__ = ("_block", "text")
 
-    def __init__(self, text: str, block: Block | None) -> None:
+    def __init__(self, text: str, block: b.Block | None) -> None:
         self.text = text
         self._block = block
 
@@ -101,7 +84,7 @@ class Template:
         variables["$"] = root
         out: list[str] = []
         try:
-            self._block(_Scope(variables, root, query), out)
+            self._block(Scope(variables, root, query), out)
         except (RenderError, AlertsError, ArithmeticError, TypeError, ValueError) as error:
             return f"<error expanding template: {error}>"
         return "".join(out)[:_LONGEST]
@@ -150,34 +133,34 @@ class _Parser:
         self._declared = 0
         self._root_dot = True
 
-    def parse(self) -> Block:
+    def parse(self) -> b.Block:
         block, end = self._block(())
         assert end is None
         return block
 
-    def _block(self, ends: tuple[str, ...]) -> tuple[Block, _Tokens | None]:
+    def _block(self, ends: tuple[str, ...]) -> tuple[b.Block, _Tokens | None]:
         """Blocks up to an action that begins with one of `ends`, which is returned."""
-        parts: list[Block] = []
+        parts: list[b.Block] = []
         self._variables.append({})
         while self._at < len(self._pieces):
             is_action, text = self._pieces[self._at]
             self._at += 1
             if not is_action:
-                parts.append(_literal(text))
+                parts.append(b.literal(text))
                 continue
             tokens = _Tokens(text)
             word = tokens.peek()[1] if tokens.peek()[0] == "word" else ""
             if word in ends:
                 tokens.take()
                 self._variables.pop()
-                return _sequence(parts), tokens
+                return b.sequence(parts), tokens
             parts.append(self._action(word, tokens))
         self._variables.pop()
         if ends:
             raise TemplateError("an {{if}}, {{with}} or {{range}} has no {{end}}")
-        return _sequence(parts), None
+        return b.sequence(parts), None
 
-    def _action(self, word: str, tokens: _Tokens) -> Block:
+    def _action(self, word: str, tokens: _Tokens) -> b.Block:
         if word in ("if", "with", "range"):
             tokens.take()
             return self._branch(word, tokens)
@@ -191,7 +174,7 @@ class _Parser:
         if len(names) > 1:
             raise TemplateError("two variables are declared outside of a range")
         if names:
-            return _assign(names[0], value)
+            return b.assign(names[0], value)
         return lambda scope, out: out.append(show(value(scope)))
 
     def _declaration(self, tokens: _Tokens) -> list[str]:
@@ -208,7 +191,7 @@ class _Parser:
         tokens.at = start
         return []
 
-    def _branch(self, word: str, tokens: _Tokens) -> Block:
+    def _branch(self, word: str, tokens: _Tokens) -> b.Block:
         self._variables.append({})
         names = self._declaration(tokens)
         value = self._pipeline(tokens)
@@ -218,7 +201,7 @@ class _Parser:
         then, end = self._block(("else", "end"))
         self._root_dot = root_dot
         assert end is not None
-        otherwise: Block = _sequence([])
+        otherwise: b.Block = b.sequence([])
         if self._word_before(end) == "else":
             if end.peek()[1] in ("if", "with"):
                 otherwise = self._branch(end.take()[1], end)
@@ -231,10 +214,10 @@ class _Parser:
             self._finish(end)
         self._variables.pop()
         if word == "range":
-            return _range(names, value, then, otherwise)
+            return b.loop(names, value, then, otherwise)
         if len(names) > 1:
             raise TemplateError(f"{{{{{word}}}}} declares one variable at most")
-        return _when(word == "with", names, value, then, otherwise)
+        return b.choice(word == "with", names, value, then, otherwise)
 
     @staticmethod
     def _word_before(tokens: _Tokens) -> str:
@@ -259,13 +242,13 @@ class _Parser:
                 return level[name]
         raise TemplateError(f"variable {name} is not defined")
 
-    def _pipeline(self, tokens: _Tokens) -> Eval:
+    def _pipeline(self, tokens: _Tokens) -> b.Eval:
         value = self._command(tokens, None)
         while tokens.accept("|"):
             value = self._command(tokens, value)
         return value
 
-    def _command(self, tokens: _Tokens, piped: Eval | None) -> Eval:
+    def _command(self, tokens: _Tokens, piped: b.Eval | None) -> b.Eval:
         kind, text, _ = tokens.peek()
         if kind == "word" and text not in ("true", "false", "nil"):
             tokens.take()
@@ -273,21 +256,21 @@ class _Parser:
             if function is None:
                 raise TemplateError(f"function {text} is not supported")
             args = self._arguments(tokens)
-            return _call(text, function, [*args, piped] if piped else args)
+            return b.call(text, function, [*args, piped] if piped else args)
         first = self._operand(tokens)
         if piped is not None or self._starts_operand(tokens):
             raise TemplateError("only a function takes arguments")
         return first
 
-    def _arguments(self, tokens: _Tokens) -> list[Eval]:
-        args: list[Eval] = []
+    def _arguments(self, tokens: _Tokens) -> list[b.Eval]:
+        args: list[b.Eval] = []
         while self._starts_operand(tokens):
             if tokens.peek()[0] == "word" and tokens.peek()[1] not in ("true", "false", "nil"):
                 name = tokens.take()[1]
                 function = FUNCTIONS.get(name)
                 if function is None:
                     raise TemplateError(f"function {name} is not supported")
-                args.append(_call(name, function, []))
+                args.append(b.call(name, function, []))
             else:
                 args.append(self._operand(tokens))
         return args
@@ -297,21 +280,21 @@ class _Parser:
         kind, text, _ = tokens.peek()
         return kind not in ("end", "mark") or text in ("(", ".")
 
-    def _operand(self, tokens: _Tokens) -> Eval:
+    def _operand(self, tokens: _Tokens) -> b.Eval:
         kind, text, _ = tokens.take()
-        value: Eval
+        value: b.Eval
         if kind == "text":
-            value = _constant(_unquoted(text))
+            value = b.constant(_unquoted(text))
         elif kind == "number":
-            value = _constant(float(text) if set(text) & set(".eE") else int(text))
+            value = b.constant(float(text) if set(text) & set(".eE") else int(text))
         elif kind == "word":
-            value = _constant({"true": True, "false": False, "nil": None}[text])
+            value = b.constant({"true": True, "false": False, "nil": None}[text])
         elif kind == "variable":
-            value = _variable(self._known(text))
+            value = b.variable(self._known(text))
         elif kind == "field":
             if self._root_dot and text[1:] not in _ROOT:
                 raise TemplateError(f"{text} is not known; {', '.join('.' + r for r in _ROOT)} are")
-            value = _field(lambda scope: scope.dot, text[1:])
+            value = b.field(lambda scope: scope.dot, text[1:])
         elif text == ".":
             return lambda scope: scope.dot
         elif text == "(":
@@ -321,7 +304,7 @@ class _Parser:
         else:
             raise TemplateError(f"{text or 'nothing'!r} where a value was expected")
         while tokens.peek()[0] == "field" and not tokens.peek()[2]:
-            value = _field(value, tokens.take()[1][1:])
+            value = b.field(value, tokens.take()[1][1:])
         return value
 
 
@@ -357,95 +340,3 @@ def _unquoted(text: str) -> str:
         return found
 
     return re.sub(r"\\(.)", one, text[1:-1])
-
-
-def _literal(text: str) -> Block:
-    return lambda scope, out: out.append(text)
-
-
-def _constant(value: Any) -> Eval:
-    return lambda scope: value
-
-
-def _variable(name: str) -> Eval:
-    return lambda scope: scope.variables[name]
-
-
-def _sequence(parts: Sequence[Block]) -> Block:
-    def run(scope: _Scope, out: list[str]) -> None:
-        for part in parts:
-            part(scope, out)
-
-    return run
-
-
-def _assign(name: str, value: Eval) -> Block:
-    def run(scope: _Scope, out: list[str]) -> None:
-        scope.variables[name] = value(scope)
-
-    return run
-
-
-def _field(of: Eval, name: str) -> Eval:
-    def run(scope: _Scope) -> Any:
-        value = of(scope)
-        if isinstance(value, dict):
-            if name in value:
-                return value[name]
-            if value is scope.variables["$"] or "Labels" in value:
-                raise RenderError(f"can't evaluate field {name}")
-            return ""  # a label that is not there is empty
-        raise RenderError(f"can't evaluate field {name} in {show(value)}")
-
-    return run
-
-
-def _call(name: str, function: Callable[..., Any], args: list[Eval]) -> Eval:
-    def run(scope: _Scope) -> Any:
-        given = [argument(scope) for argument in args]
-        try:
-            if name == "query":
-                return function(scope.query, *given)
-            return function(*given)
-        except (TypeError, ValueError) as error:
-            raise RenderError(f"error calling {name}: {error}") from error
-
-    return run
-
-
-def _when(rebind: bool, names: list[str], value: Eval, then: Block, otherwise: Block) -> Block:
-    def run(scope: _Scope, out: list[str]) -> None:
-        found = value(scope)
-        for name in names:
-            scope.variables[name] = found
-        if not found:
-            otherwise(scope, out)
-        elif rebind:
-            then(_Scope(scope.variables, found, scope.query), out)
-        else:
-            then(scope, out)
-
-    return run
-
-
-def _range(names: list[str], value: Eval, then: Block, otherwise: Block) -> Block:
-    def run(scope: _Scope, out: list[str]) -> None:
-        found = value(scope)
-        if isinstance(found, dict):
-            pairs: list[tuple[Any, Any]] = sorted(found.items())
-        elif isinstance(found, list):
-            pairs = list(enumerate(found))
-        elif found is None:
-            pairs = []
-        else:
-            raise RenderError(f"range can't iterate over {show(found)}")
-        if not pairs:
-            otherwise(scope, out)
-        for index, item in pairs:
-            if names:
-                scope.variables[names[-1]] = item
-            if len(names) == 2:
-                scope.variables[names[0]] = index
-            then(_Scope(scope.variables, item, scope.query), out)
-
-    return run
