@@ -121,6 +121,9 @@ class AlertsJob:
             self._ticking = True
             try:
                 await self.tick(self._timeline.stamp())
+            except Exception:
+                self._recall()
+                raise
             finally:
                 self._ticking = False
                 self._settle()
@@ -150,6 +153,17 @@ class AlertsJob:
         if self._clock.monotonic() - self._pruned > _PRUNE_EVERY:
             self._pruned = self._clock.monotonic()
             await self.outbox.prune()
+
+    def _recall(self) -> None:
+        """After a crash in the middle of a tick: back to the states that were committed.
+
+        What had fired in memory, and was perhaps not queued, fires again then; who was told already
+        is not told twice.
+        """
+        for judged in self.judge.rules():
+            judged.alerts = {}
+        self._orphans = []
+        self._adopt(self._states.load(), self._timeline.now())
 
     async def drain(self) -> None:
         """Judge no more; try once more to deliver what is queued, as far as the grace reaches."""

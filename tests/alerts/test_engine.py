@@ -488,6 +488,28 @@ async def test_drain_delivers_what_is_queued_and_leaves_the_rest(bench: Bench) -
     bench.job = None
 
 
+async def test_a_crash_between_judging_and_queueing_loses_no_page(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.clock = SystemClock()
+    job = bench.start()
+    bench.metrics("trips 1\n")
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("bug")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(job._teller, "take", broken)
+        with pytest.raises(RuntimeError, match="bug"):
+            await job.run()
+    task = asyncio.ensure_future(job.run())  # as the supervisor does
+    await until("the page", bench.pages)
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    assert [event["event_action"] for event in bench.pages()] == ["trigger"]
+
+
 async def test_a_run_that_crashed_and_was_started_again_goes_on(bench: Bench) -> None:
     bench.clock = SystemClock()
     job = bench.start()
