@@ -35,15 +35,9 @@ mkdir -p "$root/usr/local/lib/python3.11"
 cp -R "$site" "$root/usr/local/lib/python3.11/dist-packages"
 rm -rf "$root/usr/local/lib/python3.11/dist-packages/bin"
 
-# The console script. -I: neither PYTHONPATH nor the current folder decides what is imported.
-cat >"$root/usr/local/bin/jules-agent" <<EOS
-#!/usr/bin/python3.11 -I
-import sys
-
-from agent.cli import main
-
-sys.exit(main())
-EOS
+# The console script as pip made it, but for -I: neither PYTHONPATH nor the current folder decides
+# what is imported.
+sed '1s|.*|#!/usr/bin/python3.11 -I|' "$site/bin/jules-agent" >"$root/usr/local/bin/jules-agent"
 chmod 755 "$root/usr/local/bin/jules-agent"
 
 # Every shared library that these need, under the names they ask for. libgcc_s is opened by name

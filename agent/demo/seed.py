@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
+import subprocess
+import sys
 from pathlib import Path
 
-from agent.cli import main as jules_agent
 from agent.config import Config
 from agent.configload import load_config
 from agent.demo.values import secret_values
@@ -56,13 +56,9 @@ def _missing(config: Config, receiver: str) -> list[tuple[list[str], bytes | Non
 
 
 def _run(command: list[str], value: bytes | None) -> int:
-    """One command in this process, `value` handed over in a file that only we can read."""
-    if value is None:
-        return jules_agent(command)
-    with tempfile.NamedTemporaryFile(prefix="jules-seed-") as file:
-        file.write(value)
-        file.flush()
-        return jules_agent([*command, "--file", file.name])
+    """One command as its own process, `value` on its standard input."""
+    whole = [sys.executable, "-m", "agent", *command]
+    return subprocess.run(whole, input=value or b"", check=False).returncode
 
 
 def main(argv: list[str] | None = None) -> int:

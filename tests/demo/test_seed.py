@@ -29,7 +29,7 @@ def _seed(config_path: Path) -> int:
 
 
 def test_an_empty_installation_gets_a_key_five_secrets_and_a_bundle(
-    config_path: Path, capsys: pytest.CaptureFixture[str]
+    config_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert _seed(config_path) == 0
     config = load_config(config_path, {})
@@ -39,20 +39,18 @@ def test_an_empty_installation_gets_a_key_five_secrets_and_a_bundle(
     assert hook.startswith(RECEIVER)
     channel = config_path.parent / "store" / "channels" / "development.json"
     assert json.loads(channel.read_text())["version"] == "v2025-07-06"
-    told = capsys.readouterr().out
+    told = capfd.readouterr().out
     assert "$ jules-agent secrets put database/main" in told
     assert hook not in told
 
 
-def test_a_second_run_changes_nothing(
-    config_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_second_run_changes_nothing(config_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert _seed(config_path) == 0
     sealed, key = config_path.parent / "secrets.enc", config_path.parent / "key"
     before = (sealed.read_bytes(), key.read_bytes())
-    capsys.readouterr()
+    capfd.readouterr()
     assert _seed(config_path) == 0
-    assert capsys.readouterr().out == ""
+    assert capfd.readouterr().out == ""
     assert (sealed.read_bytes(), key.read_bytes()) == before
 
 
@@ -68,10 +66,10 @@ def test_what_an_operator_has_put_is_kept(config_path: Path) -> None:
 
 
 def test_a_store_that_cannot_be_read_ends_with_a_remedy_and_its_code(
-    config_path: Path, capsys: pytest.CaptureFixture[str]
+    config_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert _seed(config_path) == 0
     (config_path.parent / "key").write_bytes(b"x" * 32)
-    capsys.readouterr()
+    capfd.readouterr()
     assert _seed(config_path) == 3
-    assert capsys.readouterr().out.startswith("seed: ")
+    assert capfd.readouterr().out.startswith("seed: ")
