@@ -66,7 +66,9 @@ class Target:
         self._had_no_room = False
         self._layout: tuple[str, ...] = ()
         self._last: tuple[list[str], list[float | None]] = ([], [])
-        self._pick: Callable[[tuple[str, ...]], tuple[str, ...]] = tuple
+        self._prefixes: list[str] = []
+        self._length = 0
+        self._pick: Callable[[list[str]], tuple[str, ...]] = tuple
         self._samples = 0
 
     def forget_lines(self, store: SeriesStore) -> None:
@@ -117,15 +119,10 @@ class Target:
             lines.pop()
         if not lines:
             return _Read([None] * len(self._segments), [], [], 0, 0)
-        few = self._few_changed(lines)
-        if few is not None:
-            return few
+        known = self._few_changed(lines) or self._same(lines)
+        if known is not None:
+            return known
         layout, _, numbers = zip(*map(str.rpartition, lines, repeat(" ")), strict=True)
-        if layout == self._layout:
-            same = self._same(numbers)
-            if same is not None:
-                self._last = (lines, same.row)
-                return same
         read = self._recognise(store, lines, zip(layout, numbers, strict=True))
         if not (read.new or read.stamped or read.no_room or None in read.row) and all(layout):
             self._memorise(layout)
@@ -159,16 +156,23 @@ class Target:
         self._last = (lines, now)
         return _Read(now, [], [], self._samples, 0)
 
-    def _same(self, texts: tuple[str, ...]) -> _Read | None:
-        """The row of a body whose lines are the last one's in the same order; None when a number
-        needs a careful look."""
-        numbers = self._pick(texts)
+    def _same(self, lines: list[str]) -> _Read | None:
+        """The row of a body whose lines are the last one's in their order, each with a number;
+        None when it is not, or a number needs a careful look."""
+        if len(lines) != len(self._layout):
+            return None
+        rests = list(map(str.removeprefix, lines, self._prefixes))
+        # A line without its prefix comes back whole, so the lengths tell whether any did.
+        if sum(map(len, lines)) - sum(map(len, rests)) != self._length:
+            return None
+        numbers = self._pick(rests)
         if _odd(numbers):
             return None
         try:
             row: list[float | None] = list(map(float, numbers))
         except ValueError:
             return None
+        self._last = (lines, row)
         return _Read(row, [], [], self._samples, 0)
 
     def _memorise(self, layout: tuple[str, ...]) -> None:
@@ -180,6 +184,8 @@ class Target:
         self._pick = itemgetter(*picked)
         self._samples = sum(1 for text in layout if self._slots.get(text) != _COMMENT)
         self._layout = layout
+        self._prefixes = [text + " " for text in layout]
+        self._length = sum(map(len, self._prefixes))
 
     def _recognise(
         self, store: SeriesStore, lines: list[str], parts: Iterable[tuple[str, str]]
