@@ -33,11 +33,9 @@ site=$("$folder/bin/python" -c 'import sysconfig; print(sysconfig.get_path("pure
 pwd >"$site/jules-agent.pth"
 cat >"$folder/bin/jules-agent" <<EOS
 #!$(pwd)/$folder/bin/python
-import sys
+from agent.cli import entry
 
-from agent.cli import main
-
-sys.exit(main())
+entry()
 EOS
 chmod 755 "$folder/bin/jules-agent"
 # Compiled here, since a read-only or PYTHONDONTWRITEBYTECODE environment never would.

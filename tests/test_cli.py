@@ -10,6 +10,12 @@ from pathlib import Path
 
 import pytest
 
+HEAVY = (
+    *("asyncio", "structlog", "prometheus_client", "urllib3", "watchdog", "sqlite3", "ssl"),
+    *("boto3", "botocore", "hvac", "requests", "importlib.metadata"),
+)
+"""What an `init` with the local store has no use for."""
+
 
 def jules(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("JULES_")}
@@ -129,3 +135,27 @@ def test_check_is_all_good_on_a_good_set_up(tmp_path: Path, tmpfs: Path) -> None
     done = jules("check", "--config", str(config))
     assert done.returncode == 0, done.stdout
     assert "FAIL" not in done.stdout
+
+
+def test_init_imports_nothing_that_its_configuration_does_not_use(
+    tmp_path: Path, tmpfs: Path
+) -> None:
+    """What keeps it within the budget that benchmarks/init.py measures."""
+    key = tmp_path / "key"
+    assert jules("secrets", "new-key", str(key)).returncode == 0
+    config = tmp_path / "agent.yaml"
+    config.write_text(
+        f"state_dir: {tmp_path}/state\n"
+        f"secrets: {{directory: {tmpfs}/t, local: {{path: {tmp_path}/s, key_file: {key}}}}}\n"
+        f"bundles: {{enabled: false}}\n"
+    )
+    code = (
+        "import os, sys\nfrom agent import cli\n"
+        f"sys.argv = ['jules-agent', 'init', '--config', {str(config)!r}]\n"
+        "def leave(code):\n"
+        f"    heavy = {HEAVY!r}\n"
+        "    print(code, [name for name in heavy if name in sys.modules], file=sys.__stdout__)\n"
+        "os._exit = leave\ncli.entry()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0 []", done.stdout + done.stderr

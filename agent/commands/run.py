@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import signal
 import sys
 from types import FrameType
@@ -18,6 +19,7 @@ def run(arguments: argparse.Namespace) -> int:
     harden()
     config = read_config(arguments)
     set_up_logging(config, arguments)
+    gc.enable()  # the command line starts without
     import asyncio
 
     from agent.daemon import Daemon
