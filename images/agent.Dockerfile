@@ -28,6 +28,7 @@ COPY agent /src/agent
 COPY rules /src/rules
 RUN if [ -d /local/wheels ]; then export PIP_NO_INDEX=1 PIP_FIND_LINKS=/local/wheels; fi \
     && pip wheel --quiet --no-deps --wheel-dir /wheel /src \
+    && rm -rf /site/bin \
     && pip install --quiet --no-deps --no-index --target /site /wheel/*.whl \
     && sh /src/rootfs.sh /site /rootfs
 RUN mkdir /owned
