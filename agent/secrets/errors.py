@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from agent.errors import AgentError, Exit
+
+Kept = TypeVar("Kept", bound=AgentError)
 
 
 class SecretsError(AgentError):
@@ -43,7 +47,7 @@ class ShapeError(SecretsError):
     """The value does not fit the format it is to be written in, or its name is no name."""
 
 
-def afresh(error: AgentError) -> AgentError:
+def afresh(error: Kept) -> Kept:
     """The same error without its traceback, to be kept and raised again: a kept traceback grows
     with every raise, and holds the frames, and so the values, of whoever met it first."""
     return type(error)(str(error), error.remedy)

@@ -1,4 +1,4 @@
-"""One keep-alive HTTP/1.1 client for the read path: a deadline over the whole call, bounded answers.
+"""A keep-alive HTTP/1.1 client for the read path: a deadline over the whole call, bounded answers.
 
 http.client and the libraries above it bound each wait for bytes, so that a server which drips one
 byte at a time holds a reader for ever; they cost up to 90 ms at start besides. Here the bytes are
@@ -210,6 +210,8 @@ class HttpClient:
                 f"the certificate of {self.shown} is not accepted: {verify}",
                 "name its CA in `tls.ca_file`, and its name in `tls.server_name` where they differ",
             )
+        if isinstance(error, ConnectionError):
+            return UnavailableError(f"{self.shown} closed the connection", remedy)
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None)
         return UnavailableError(f"{self.shown}: {reason or type(error).__name__}", remedy)
 
