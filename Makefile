@@ -48,7 +48,7 @@ lock: .venv-dev/.made ## Renew both lock files from pyproject.toml
 		--upgrade --extra dev --constraint requirements.lock pyproject.toml -o requirements-dev.lock
 
 clean: ## Remove what was made here
-	rm -rf .venv .venv-dev build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf images/local/wheels .venv .venv-dev build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/.made: requirements.lock pyproject.toml
