@@ -16,11 +16,16 @@ _MOST_WINDOWS = 64
 
 
 class Axis:
-    """The times of the columns of one source, oldest first; `base` columns were trimmed before."""
+    """The times of the columns of one source, oldest first; `base` columns were trimmed before.
 
-    __slots__ = ("_windows", "base", "segments", "times")
+    `shared` says that many series have their values in each column; the axis of one series with
+    times of its own is not.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_windows", "base", "segments", "shared", "times")
+
+    def __init__(self, shared: bool = True) -> None:
+        self.shared = shared
         self.times = array("q")
         self.base = 0
         self.segments: list[Segment] = []
@@ -74,6 +79,11 @@ class Segment:
     def live(self) -> bool:
         """Whether its axis has no column after its last sample: it is being written now."""
         return self.start + len(self.values) >= self.axis.base + len(self.axis.times)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the next value of its series can simply be appended."""
+        return bool(self.values) and self.live and self.series.segments[-1] is self
 
     def cut(self, base: int) -> None:
         """Forget the columns before `base`."""

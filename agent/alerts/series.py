@@ -116,7 +116,7 @@ class SeriesStore:
         made = Labels(labels)
         if value is not None:
             self.stamp(self._replayed, made, _ms(at), value)
-        elif (segment := self._replayed.pop(made.key, None)) is not None:
+        elif (segment := self._replayed.get(made.key)) is not None and segment.goes_on:
             segment.axis.add(_ms(at))
 
     # What an evaluation reads.
@@ -179,7 +179,7 @@ class SeriesStore:
             family = self._families.setdefault(name, Family())
             series = family.series[labels.key] = Series(labels)
             self._changed(family, 1)
-        elif series.segments and (last := series.segments[-1]).axis is not axis and last.live:
+        elif series.segments and _in_the_way(series.segments[-1], axis):
             self.dropped += 1
             return None
         segment = Segment(series, axis, column)
@@ -190,10 +190,8 @@ class SeriesStore:
     def stamp(self, live: dict[Pairs, Segment], labels: Labels, at: int, value: float) -> bool:
         """A sample with a time of its own. One that is not newer than the last is not kept."""
         segment = live.get(labels.key)
-        if segment is None:
-            family = self._families.get(labels.get(NAME))
-            old = family.series.get(labels.key) if family else None
-            axis = old.segments[-1].axis if old and old.segments else Axis()
+        if segment is None or not segment.goes_on:
+            axis = segment.axis if segment else Axis(shared=False)
             column = self.column(axis, at)
             segment = None if column is None else self.open(labels, axis, column)
             if segment is None:
@@ -263,6 +261,18 @@ class SeriesStore:
         family.generation = self.generation
         if len(self.selections) > _MOST_SELECTIONS:
             self.selections.clear()
+
+
+def _in_the_way(last: Segment, axis: Axis) -> bool:
+    """Whether a series whose last segment is `last` cannot go on in the newest column of `axis`:
+    another source is writing it, or has samples that are as new."""
+    other = last.axis
+    if other is axis:
+        return False
+    if other.shared and axis.shared:
+        return last.live
+    end = last.start + len(last.values) - 1 - other.base
+    return bool(other.times) and end >= 0 and other.times[end] >= axis.times[-1]
 
 
 def _ms(at: float) -> int:

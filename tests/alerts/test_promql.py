@@ -42,7 +42,8 @@ def test_what_is_not_supported_is_refused_with_its_place(text: str, part: str) -
     [
         "", "a +", "rate(a)", "sum(1)", "a[5m]", '"text"', "1 == 2", "a and 1", "{}", '{x=~".*"}',
         'a{x=~"b(?!c)"}', "foo(a)", "rate(a[0s])", "a[5m+1m]", "rate(a[5m] anchored)", "a" * 70_000,
-        "-" * 2_000 + "a", "a{x=~'[b'}", "topk('a', b)",
+        "-" * 2_000 + "a", "a{x=~'[b'}", "topk('a', b)", "a offset NaN", "a @ 1e300",
+        "a @ 253402300800", "count_values('', a)", "a[99999999999y]",
     ],
 )  # fmt: skip
 def test_what_cannot_be_judged_is_refused_when_it_is_compiled(text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from itertools import pairwise
 
 import pytest
@@ -218,3 +219,48 @@ def test_any_sequence_of_scrapes_reads_as_the_plain_list_of_its_samples(
     always = [name for name in fast if all(name in body for body in bodies)]
     if len(bodies) > 6:
         assert [fast[name] for name in always] == [slow[name] for name in always]
+
+
+_NUMBERS = st.sampled_from(
+    ["0", "1", "2.5", "1e3", "NaN", "+Inf", "1_0", "x", "", "7 90000000", "1 "]
+)
+_ROWS = st.lists(st.lists(_NUMBERS, min_size=9, max_size=9), min_size=1, max_size=6)
+
+
+@settings(deadline=None)
+@given(_ROWS)
+def test_a_body_in_the_shape_of_the_last_is_read_as_one_that_was_never_seen(
+    rows: list[list[str]],
+) -> None:
+    store = _store()
+    good = "".join(f'm{{x="{i}"}} {i}\n' for i in range(9))
+    for at in range(3):
+        store.ingest(TARGET, 10.0 + at, f"# HELP m help\n{good}".encode())
+    for at, row in enumerate(rows):
+        lines = "".join(f'm{{x="{i}"}} {number}\n' for i, number in enumerate(row))
+        body = f"# HELP m help\n{lines}".encode()
+        fresh = _store()
+        now = 90_000.0 + at
+        try:
+            fresh.ingest(TARGET, now, body)
+        except ExpositionError as error:
+            with pytest.raises(ExpositionError, match=re.escape(str(error))):
+                store.ingest(TARGET, now, body)
+            continue
+        store.ingest(TARGET, now, body)
+        ours = {name: repr(v) for name, v in _values(store, "m", now).items()}
+        theirs = {name: repr(v) for name, v in _values(fresh, "m", now).items()}
+        unstamped = {str(i) for i, number in enumerate(row) if " " not in number.strip()}
+        assert {name: ours.get(name) for name in unstamped} == {
+            name: theirs.get(name) for name in unstamped
+        }
+
+
+def test_a_series_that_turns_to_times_of_its_own_and_back_disturbs_no_other() -> None:
+    store = _store()
+    for at, own in ((100, ""), (101, " 101000"), (102, ""), (103, " 102500"), (104, " 104000")):
+        store.ingest(TARGET, float(at), f'a{{x="1"}} {at}{own}\na{{x="2"}} {at}\n'.encode())
+        assert _values(store, "a", float(at))["2"] == float(at)
+    assert _values(store, "sum_over_time(a[1h])", 104.0)["2"] == 510.0
+    assert _values(store, "a", 104.0)["1"] == 104.0
+    assert _values(store, "max_over_time(timestamp(a)[2s:1s])", 104.0)["1"] == 104.0

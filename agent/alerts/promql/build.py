@@ -66,6 +66,11 @@ def parse(text: str) -> Any:
         return p.parse(text)
     except ValueError as error:
         raise ExprError(f"not PromQL: {error}", "", _place(text, str(error))) from None
+    except BaseException as error:
+        # The parser panics on a few absurd numbers (`offset NaN`), and a panic is no Exception.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ExprError(f"not PromQL: {error}") from None
 
 
 def _place(text: str, message: str) -> int | None:
@@ -185,7 +190,10 @@ class Builder:
         at: int | str | None = None
         if tree.at is not None:
             kind = str(tree.at.type).rpartition(".")[2]
-            at = kind.lower() if kind != "At" else (tree.at.at - _EPOCH) // _MILLISECOND
+            try:
+                at = kind.lower() if kind != "At" else (tree.at.at - _EPOCH) // _MILLISECOND
+            except (ValueError, OverflowError):
+                raise self.refuse("the time after @ is beyond every calendar", "@") from None
         return shift_of(offset, at), max(offset, 0)
 
     def shift(self, tree: Any) -> Any:
@@ -247,6 +255,8 @@ class Builder:
             raise self.refuse(f"{op} is experimental in Prometheus and not supported", op)
         parameter = self.build(tree.param)
         if op == "count_values":
+            if not parameter.text:
+                raise self.refuse("count_values needs the name of a label", op)
             return aggregate.count_values(parameter.text, node, by, names)
         if op == "quantile":
             return replace(aggregate.quantiles(parameter, node, group), one_name=one_name)
