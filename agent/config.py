@@ -13,6 +13,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from agent.configbackends import DEFAULT_ORDER, Aws, ChainConfig, Vault, is_loopback
 from agent.configtypes import (
     Duration,
     FilePath,
@@ -111,6 +112,9 @@ class Secrets(Section):
     )
     items: tuple[SecretItem, ...] = ()
     local: LocalStore = LocalStore()
+    vault: Vault | None = Field(None, description="HashiCorp Vault or OpenBao.")
+    aws: Aws | None = Field(None, description="AWS Secrets Manager.")
+    chain: ChainConfig = ChainConfig()
     cache_ttl: Positive = Seconds(300.0)
     max_stale: Duration = Field(
         Seconds(86400.0),
@@ -288,7 +292,26 @@ class Config(Section):
             raise ValueError(
                 "secrets.allow_disk is for development only: mount a tmpfs on secrets.directory"
             )
+        for name, url in (
+            ("secrets.vault.url", self.secrets.vault.url if self.secrets.vault else None),
+            ("secrets.aws.endpoint", self.secrets.aws.endpoint if self.secrets.aws else None),
+        ):
+            # over plain HTTP a token would be read by whoever is on the way
+            plain = url is not None and url.startswith("http:") and not is_loopback(url)
+            if plain and self.environment != "development":
+                raise ValueError(f"{name} without TLS is for development only: use https")
+        self._check_order()
         return self
+
+    def _check_order(self) -> None:
+        """A provider that is configured and never asked is a mistake that must not be silent."""
+        order = self.secrets.chain.order or DEFAULT_ORDER[self.environment]
+        for name in ("vault", "aws"):
+            if getattr(self.secrets, name) is not None and name not in order:
+                raise ValueError(
+                    f"secrets.{name} is configured, and not in the order of {self.environment}: "
+                    "name it in secrets.chain.order"
+                )
 
     @property
     def state_path(self) -> AbsolutePath:

@@ -109,7 +109,7 @@ class Breaker(Section):
 
     failures: int = Field(3, ge=1, le=100, description="Failures in a row that open it.")
     rest: Positive = Field(
-        Seconds(5.0), description="First rest before one call probes it; doubles, with jitter."
+        Seconds(1.0), description="First rest before one call probes it; doubles, with jitter."
     )
     longest_rest: Positive = Field(Seconds(60.0), description="Longest rest.")
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent.clock import Clock
@@ -104,6 +104,25 @@ class Cache:
         with self._lock:
             fetched = self._keep(name, fetched, now)
             return self._answer("miss", fetched)
+
+    def refresh_many(
+        self,
+        names: Sequence[SecretName],
+        load: Callable[[Sequence[SecretName]], Mapping[SecretName, Fetched | AgentError]],
+    ) -> dict[SecretName, Fetched | AgentError]:
+        """As `refresh` for each, by one call of `load`; errors are returned, not raised."""
+        began = self._clock.monotonic()
+        answers: dict[SecretName, Fetched | AgentError] = {}
+        for name, answer in load(names).items():
+            if isinstance(answer, AgentError):
+                try:
+                    answers[name] = self._failed(name, afresh(answer), began)
+                except AgentError as error:
+                    answers[name] = error
+            else:
+                with self._lock:
+                    answers[name] = self._answer("miss", self._keep(name, answer, began))
+        return answers
 
     def peek(self, name: SecretName) -> Entry | None:
         """What is kept, fresh or not, without a look-up."""

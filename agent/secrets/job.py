@@ -116,9 +116,10 @@ class SecretsJob:
         def commit() -> None:
             old, self._service = self._service, fresh
             fresh.publisher.published_at = old.publisher.published_at
-            if section.local == old.config.local:
+            if _same_places(section, old.config):
                 fresh.cache.inherit(old.cache)  # a reload while the store is away loses nothing
             old.cache.clear()
+            old.chain.close()
             self._marker = self._tried_marker = None
             self._wake.set()
 
@@ -218,6 +219,23 @@ class SecretsJob:
             found.append(
                 Condition("secrets-fresh", ok=True, reason="every secret is", gates_ready=False)
             )
+        denied = dict(self._service.denied)
+        if denied:
+            name, provider = next(iter(denied.items()))
+            others = f" (and {len(denied) - 1} more)" if len(denied) > 1 else ""
+            found.append(
+                Condition(
+                    "secrets-allowed",
+                    ok=False,
+                    reason=f"{provider} denies {name}{others}",
+                    remedy="give the agent's role or policy that name",
+                    gates_ready=False,
+                )
+            )
+        else:
+            found.append(
+                Condition("secrets-allowed", ok=True, reason="no read is denied", gates_ready=False)
+            )
         return found
 
     def snapshot(self) -> Mapping[str, Any]:
@@ -231,6 +249,7 @@ class SecretsJob:
                 {key: value for key, value in item.items() if key != "expired"}
                 for item in self._items()
             ],
+            "providers": service.chain.snapshot(),
             "cache": {
                 "hits": service.cache.hits,
                 "misses": service.cache.misses,
@@ -272,6 +291,16 @@ class SecretsJob:
             "required": item.required,
             "error": str(error) if error else None,
         }
+
+
+def _same_places(one: Secrets, other: Secrets) -> bool:
+    """Whether both read from the same providers, so that what one holds is true of the other."""
+    return (one.local, one.vault, one.aws, one.chain) == (
+        other.local,
+        other.vault,
+        other.aws,
+        other.chain,
+    )
 
 
 def _glance(service: SecretsService) -> tuple[str, bool, bool]:

@@ -11,18 +11,19 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from agent.audit import AuditLog
 from agent.clock import Clock
 from agent.config import SecretItem, Secrets
+from agent.configbackends import DEFAULT_ORDER
 from agent.errors import AgentError
 from agent.secrets.cache import Cache
-from agent.secrets.chain import Chain
+from agent.secrets.chain import SKIPPED, Chain, Policy
 from agent.secrets.errors import NotFoundError, ShapeError, UnavailableError, afresh
 from agent.secrets.generation import Published, Publisher
 from agent.secrets.model import Fetched, secret_name
-from agent.secrets.providers.base import Provider
+from agent.secrets.providers.base import Backend, Provider
 from agent.secrets.providers.local import LocalStore
 from agent.secrets.tree import Item
 from agent.telemetry.logs import get_logger
@@ -44,6 +45,35 @@ def local_store(config: Secrets, clock: Clock) -> LocalStore:
     )
 
 
+def configured(config: Secrets, environment: str, clock: Clock) -> list[Provider | Backend]:
+    """The configured providers, in order; the code of one that is not is never imported."""
+    made: list[Provider | Backend] = []
+    for name in config.chain.order or DEFAULT_ORDER[environment]:
+        if name == "local":
+            made.append(local_store(config, clock))
+        elif name == "vault" and config.vault is not None:
+            from agent.secrets.providers.vault.provider import VaultProvider
+
+            made.append(VaultProvider(config.vault, clock=clock))
+        elif name == "aws" and config.aws is not None:
+            from agent.secrets.providers.aws.provider import AwsProvider
+
+            made.append(AwsProvider(config.aws, clock=clock))
+    return made
+
+
+def policy_of(config: Secrets, environment: str) -> Policy:
+    """The chain's policy as configured."""
+    chain = config.chain
+    return Policy(
+        deadline=chain.deadline,
+        falls_through=chain.falls_through(environment),
+        failures=chain.breaker.failures,
+        rest=chain.breaker.rest,
+        longest_rest=chain.breaker.longest_rest,
+    )
+
+
 class SecretsService:
     """Everything about one configuration's secrets. Safe from any thread but for publishing."""
 
@@ -56,7 +86,7 @@ class SecretsService:
         recorder: Recorder,
         clock: Clock,
         redactor: Redactor,
-        providers: Sequence[Provider] | None = None,
+        providers: Sequence[Provider | Backend] | None = None,
         sleep: Callable[[float], None] = time.sleep,
         roll: Callable[[], float] = random.random,
     ) -> None:
@@ -69,9 +99,14 @@ class SecretsService:
         self._redactor = redactor
         self._sleep = sleep
         self._roll = roll
-        providers = providers or [local_store(config, clock)]
-        self._remote = any(provider.name != "local" for provider in providers)
-        self.chain = Chain(providers, self._told)
+        self.denied: dict[SecretName, str] = {}
+        self.chain = Chain(
+            providers or configured(config, environment, clock),
+            self._told,
+            policy=policy_of(config, environment),
+            clock=clock,
+            roll=roll,
+        )
         self.cache = Cache(
             self._load,
             clock,
@@ -102,7 +137,7 @@ class SecretsService:
         """
         items: dict[str, Item] = {}
         found: dict[SecretName, AgentError] = {}
-        answers = self._read_all(self.cache.refresh if refresh else self.cache.get)
+        answers = self._read_all(refresh=refresh)
         for item in self.config.items:
             answer = answers[item.name]
             try:
@@ -182,40 +217,48 @@ class SecretsService:
                 found[item.name] = afresh(entry.error)
         return found
 
-    def _read_all(
-        self, read: Callable[[SecretName], Fetched]
-    ) -> dict[SecretName, Fetched | AgentError]:
-        """Each declared secret once; several at a time where a network is waited for."""
-
-        def one(name: SecretName) -> Fetched | AgentError:
-            try:
-                return read(name)
-            except AgentError as error:
-                return error
-
+    def _read_all(self, *, refresh: bool) -> dict[SecretName, Fetched | AgentError]:
+        """Each declared secret once; what the providers must be asked for, in one go."""
         names = list(dict.fromkeys(secret_name(item.name) for item in self.config.items))
-        if self._remote and len(names) > 1:
-            from concurrent.futures import ThreadPoolExecutor
-
-            with ThreadPoolExecutor(min(8, len(names)), "secrets") as pool:
-                return dict(zip(names, pool.map(one, names), strict=True))
-        return {name: one(name) for name in names}
+        due = [name for name in names if refresh or self.cache.due_in(name) <= 0]
+        answers: dict[SecretName, Fetched | AgentError] = {}
+        if len(due) > 1:
+            answers = self.cache.refresh_many(due, self._load_many)
+        elif due and refresh:
+            answers = {due[0]: _outcome(self.cache.refresh, due[0])}
+        for name in names:
+            if name not in answers:
+                answers[name] = _outcome(self.cache.get, name)
+        return answers
 
     def _not_answered(self) -> list[str]:
         failed = {n for n, error in self.errors.items() if not isinstance(error, NotFoundError)}
         return [item.target for item in self.config.items if item.name in failed]
 
     def _load(self, name: SecretName) -> Fetched:
-        fetched = self.chain.read(name)
-        self._redactor.learn(name, fetched.value.reveal())
-        detail = {"provider": fetched.provider, "version": fetched.version}
+        return self._learnt(self.chain.read(name))
+
+    def _load_many(self, names: Sequence[SecretName]) -> Mapping[SecretName, Fetched | AgentError]:
+        answers = self.chain.read_many(names)
+        for answer in answers.values():
+            if isinstance(answer, Fetched):
+                self._learnt(answer)
+        return answers
+
+    def _learnt(self, fetched: Fetched) -> Fetched:
+        self._redactor.learn(fetched.name, fetched.value.reveal())
         if self._audit is not None:
-            self._audit.append("agent", "secret.read", name, "ok", detail)
+            detail = {"provider": fetched.provider, "version": fetched.version}
+            self._audit.append("agent", "secret.read", fetched.name, "ok", detail)
         return fetched
 
     def _told(self, provider: str, name: SecretName, outcome: str) -> None:
         self._recorder.inc("secret_reads_total", provider=provider, outcome=outcome)
-        if outcome != "ok" and self._audit is not None:
+        if outcome == "denied":
+            self.denied[name] = provider
+        elif outcome == "ok":
+            self.denied.pop(name, None)
+        if outcome not in ("ok", SKIPPED) and self._audit is not None:
             self._audit.append("agent", "secret.read", name, outcome, {"provider": provider})
 
     def _record(self, action: str, subject: str, outcome: str, result: Published) -> None:
@@ -266,3 +309,10 @@ def _tree(item: SecretItem, data: bytes) -> object:
             f"secret {item.name} is to be written as {item.format} and is not JSON",
             "store it as JSON; plain bytes are stored with --raw and published with format: raw",
         ) from None
+
+
+def _outcome(read: Callable[[SecretName], Fetched], name: SecretName) -> Fetched | AgentError:
+    try:
+        return read(name)
+    except AgentError as error:
+        return error

@@ -214,16 +214,16 @@ class AwsProvider:
             self._no_batch_until = Monotonic(self._clock.monotonic() + _BATCH_AGAIN)
             return
         for found in _list(tree.get("SecretValues")):
-            name = by_id.get(str(found.get("Name")))
-            if name is not None:
+            given = by_id.get(str(found.get("Name")))
+            if given is not None:
                 try:
-                    answers[name] = self._fetched(name, found)
+                    answers[given] = self._fetched(given, found)
                 except SecretsError as error:
-                    answers[name] = error
+                    answers[given] = error
         for wrong in _list(tree.get("Errors")):
-            name = by_id.get(str(wrong.get("SecretId")))
-            if name is not None and name not in answers:
-                answers[name] = self._refused(name, str(wrong.get("ErrorCode")))
+            refused = by_id.get(str(wrong.get("SecretId")))
+            if refused is not None and refused not in answers:
+                answers[refused] = self._refused(refused, str(wrong.get("ErrorCode")))
 
     def _refused(self, name: SecretName, code: str) -> SecretsError:
         kind = _ERRORS.get(code, ThrottledError)
@@ -275,7 +275,7 @@ def _as_payload(value: bytes, kind: Kind) -> dict[str, str]:
 
 
 def _is_tree(text: str) -> bool:
-    """Whether a text is a JSON object or list; a bare number or word is a text to whoever set it."""
+    """Whether a text is a JSON object or list; a bare number or word was meant as a text."""
     if not text.lstrip().startswith(("{", "[")):
         return False
     try:
