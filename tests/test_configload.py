@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.configtypes import parse_duration, parse_size
 from agent.configload import ConfigError, load_config
+from agent.configtypes import parse_duration, parse_size
 
 
 def write(folder: Path, text: str) -> Path:

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-import pytest
 import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st

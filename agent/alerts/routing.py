@@ -38,8 +38,8 @@ class Route:
 class Notification:
     """Everything that a message may say. JSON-able by `as_dict`; times are UNIX seconds.
 
-    `value` is None where there was no measurement. `context` tells where and with what: environment, pod, bundle, previous_bundle,
-    bundle_live_for.
+    `value` is None where there was no measurement. `context` tells where and with what:
+    environment, pod, bundle, previous_bundle, bundle_live_for.
     """
 
     status: Status
