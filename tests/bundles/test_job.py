@@ -371,8 +371,8 @@ async def test_a_stop_does_not_wait_for_a_long_copy(
         monkeypatch.setattr(type(store), "manifest", lambda *_: raw)
         asked = asyncio.create_task(job.deploy("v2", source=None, actor="operator", force=False))
         await until("the copy", reading.is_set)
-    [told] = await asyncio.gather(asked, return_exceptions=True)
-    assert isinstance(told, asyncio.CancelledError | dict)
+    answers: list[Any] = await asyncio.gather(asked, return_exceptions=True)
+    assert isinstance(answers[0], asyncio.CancelledError | dict)
     assert os.listdir(place.root / ".staging") == ["lock"]
     assert live(place) == "v1"
 
