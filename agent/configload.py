@@ -31,6 +31,19 @@ SEED_VARIABLES: dict[str, Loc] = {
 }
 """The seed's variables that name one option. Those that hold a credential are in `_credentials`."""
 
+BACKEND_VARIABLES: dict[str, Loc] = {
+    "VAULT_URL": ("secrets", "vault", "url"),
+    "VAULT_ADDR": ("secrets", "vault", "url"),
+    "VAULT_NAMESPACE": ("secrets", "vault", "namespace"),
+    "VAULT_CACERT": ("secrets", "vault", "tls", "ca_file"),
+    "VAULT_TOKEN_FILE": ("secrets", "vault", "auth", "token_file"),
+    "VAULT_ROLE": ("secrets", "vault", "auth", "role"),
+    "AWS_DEFAULT_REGION": ("secrets", "aws", "region"),
+    "AWS_REGION": ("secrets", "aws", "region"),
+}
+"""Variables of other makers. Every pod of a cluster may have them, so they say something only where
+their section is there, and never switch a provider on."""
+
 _REMEDIES = {
     "extra_forbidden": "remove it or correct its name: see docs/configuration.md",
     "missing": "add it",
@@ -89,7 +102,7 @@ def load_config(path: Path | None, environ: Mapping[str, str] | None = None) -> 
     environ = os.environ if environ is None else environ
     tree, lines = _read(path) if path else ({}, {})
     origin: dict[Loc, str] = {}
-    for variable, loc, value in _overrides(environ):
+    for variable, loc, value in _overrides(environ, tree):
         _put(tree, loc, value)
         origin[loc] = variable
     try:
@@ -151,9 +164,13 @@ def _index(
             _index(value, (*loc, position), lines, problems, name)
 
 
-def _overrides(environ: Mapping[str, str]) -> list[tuple[str, Loc, Any]]:
+def _overrides(environ: Mapping[str, str], tree: Mapping[str, Any]) -> list[tuple[str, Loc, Any]]:
     """What the environment says: (variable, option, value), in order of weight."""
-    found: list[tuple[str, Loc, Any]] = []
+    found = [
+        (variable, loc, environ[variable])
+        for variable, loc in BACKEND_VARIABLES.items()
+        if environ.get(variable) and _meant(variable, loc, environ, tree)
+    ]
     for variable, loc in SEED_VARIABLES.items():
         if environ.get(variable) and not (
             variable == "SLACK_CHANNEL" and not environ.get("SLACK_WEBHOOK_URL")
@@ -169,6 +186,20 @@ def _overrides(environ: Mapping[str, str]) -> list[tuple[str, Loc, Any]]:
                 value = environ[variable]
             found.append((variable, loc, value))
     return found
+
+
+def _meant(variable: str, loc: Loc, environ: Mapping[str, str], tree: Mapping[str, Any]) -> bool:
+    """Whether the section that another maker's variable belongs to is configured, and uses it."""
+    secrets = tree.get("secrets")
+    section = secrets.get(loc[1]) if isinstance(secrets, dict) else None
+    prefix = f"JULES_{loc[0]}__{loc[1]}".upper()
+    if not isinstance(section, dict) and not any(name.startswith(prefix) for name in environ):
+        return False
+    auth = section.get("auth") if isinstance(section, dict) else None
+    method = auth.get("method", "token") if isinstance(auth, dict) else "token"
+    if variable == "VAULT_TOKEN_FILE":
+        return bool(method == "token")
+    return variable != "VAULT_ROLE" or method in ("kubernetes", "jwt", "aws")
 
 
 def _credentials(environ: Mapping[str, str]) -> list[tuple[str, Loc, Any]]:

@@ -23,7 +23,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from agent.config import Config, CredentialRef
-from agent.configload import SEED_VARIABLES
+from agent.configload import BACKEND_VARIABLES, SEED_VARIABLES
 from agent.units import AbsolutePath, Bytes, Seconds
 
 PAGE = Path(__file__).parent / "configuration.md"
@@ -298,6 +298,10 @@ def _seed_variables() -> str:
         "| --- | --- |",
     ]
     told += [f"| `{name}` | `{'.'.join(map(str, loc))}` |" for name, loc in SEED_VARIABLES.items()]
+    told += [
+        f"| `{name}` | `{'.'.join(map(str, loc))}`, where that section is there |"
+        for name, loc in BACKEND_VARIABLES.items()
+    ]
     told.append("| `PAGERDUTY_INTEGRATION_KEY` | `alerts.pagerduty.routing_key` (as `env`) |")
     told.append("| `SLACK_WEBHOOK_URL` | `alerts.slack.webhook_url` (as `env`) |")
     return "\n".join([*told, ""])

@@ -157,3 +157,43 @@ def test_any_bytes_are_a_configuration_or_a_clear_error(
         load_config(path, {})
     except ConfigError as error:
         assert error.problems
+
+
+VAULT = """
+environment: staging
+secrets:
+  vault:
+    auth: {token_file: /run/token}
+"""
+
+
+def test_another_makers_variables_fill_a_section_that_is_there_and_switch_none_on(
+    tmp_path: Path,
+) -> None:
+    environ = {"VAULT_ADDR": "https://vault:8200", "AWS_REGION": "eu-west-1", "VAULT_ROLE": "x"}
+    file = tmp_path / "agent.yaml"
+    file.write_text(VAULT)
+    found = load_config(file, environ).secrets
+    assert found.vault is not None
+    assert (found.vault.url, found.vault.auth.role, found.aws) == ("https://vault:8200", None, None)
+    assert load_config(None, {**environ, "ENVIRONMENT": "production"}).secrets.vault is None
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (VAULT.replace("staging", "development"), "not in the order"),
+        (VAULT.replace("auth:", "url: http://vault:8200\n    auth:"), "without TLS"),
+        (VAULT.replace("token_file: /run/token", "method: approle"), "role_id"),
+        (VAULT.replace("token_file", "role: x, token_file"), "means nothing"),
+    ],
+)
+def test_a_backend_that_would_be_silent_or_unsafe_is_refused(
+    tmp_path: Path, text: str, told: str
+) -> None:
+    file = tmp_path / "agent.yaml"
+    file.write_text(text)
+    environ = {} if "http:" in text else {"VAULT_ADDR": "https://vault:8200"}
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, environ)
+    assert told in str(caught.value)

@@ -178,6 +178,9 @@ class SecretsJob:
             return result
 
     def _tell_ages(self) -> None:
+        for provider in self._service.chain.snapshot():
+            up = float(provider["state"] != "open")
+            self._recorder.set("secret_provider_up", up, provider=provider["name"])
         for item in self._service.config.items:
             age = self._service.cache.age(secret_name(item.name))
             if age is not None:

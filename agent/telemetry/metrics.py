@@ -39,6 +39,9 @@ METRICS: dict[str, Spec] = {
     "loop_lag_seconds": Spec("gauge", "How late the event loop ran its last heartbeat."),
     # secrets
     "secret_reads_total": Spec("counter", "Reads from a secret provider.", ("provider", "outcome")),
+    "secret_provider_up": Spec(
+        "gauge", "0 while a secret provider is left alone because it failed.", ("provider",)
+    ),
     "secret_cache_total": Spec("counter", "Look-ups in the secret cache.", ("result",)),
     "secret_age_seconds": Spec(
         "gauge", "Seconds since the secret's value was last confirmed by a provider.", ("secret",)

@@ -163,7 +163,11 @@ class AwsProvider:
             self._client.call("CreateSecret", made, about=name, deadline=deadline)
             return token
         if description:
-            about = {"SecretId": self._id(name), "Description": description}
+            about = {
+                "SecretId": self._id(name),
+                "ClientRequestToken": str(uuid.uuid4()),
+                "Description": description,
+            }
             self._client.call("UpdateSecret", about, about=name, deadline=deadline)
         tags = {
             "SecretId": self._id(name),

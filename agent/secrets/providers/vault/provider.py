@@ -156,7 +156,9 @@ class VaultProvider:
             raise RefusedError(
                 f"{name} in vault is no longer at version {cas}", "read it again, then write"
             ) from error
-        custom = {"type": secret_type.value, "description": description}
+        custom = {"type": secret_type.value}
+        if description:  # an empty value is refused
+            custom["description"] = description
         about = kv.metadata_path(config.mount, self._key(name))
         self.session.call(
             "POST", about, deadline=deadline, body={"custom_metadata": custom}, repeatable=True
