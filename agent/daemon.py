@@ -122,7 +122,7 @@ class Daemon:
                 clock=self._clock,
                 environment=config.environment,
                 pod=pod_name(),
-                secret_reader=self.secrets.get if self.secrets else None,
+                secret_reader=self.secrets.own if self.secrets else None,
                 context=self._alert_context,
                 redactor=REDACTOR,
             )

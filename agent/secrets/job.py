@@ -34,7 +34,7 @@ _LONGEST_PAUSE = Seconds(30.0)
 
 
 class SecretsJob:
-    """Job `secrets`. Its `get` serves the agent's own credentials too."""
+    """Job `secrets`. Its `own` serves the agent's own credentials."""
 
     name = "secrets"
 
@@ -100,6 +100,10 @@ class SecretsJob:
     def get(self, name: str) -> bytes:
         """One secret's bytes through the cache; blocking on a miss. Raises AgentError."""
         return self._service.get(name)
+
+    def own(self, name: str) -> bytes:
+        """As `get`, for the agent's own credentials: served even where no record can be kept."""
+        return self._service.own(name)
 
     def prepare(self, section: Secrets) -> Callable[[], None]:
         """Check that `section` can be taken over; the closure takes it over.

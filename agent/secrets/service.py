@@ -3,7 +3,8 @@
 No event loop here, so that the init container pays for none. Every access is audited (who, what,
 version, provider, outcome) and counted; every value is made known to the redactor before anyone
 else sees it. An audit log that cannot be written stops the access: a secret handed out without a
-record is worse than a refresh that comes late.
+record is worse than a refresh that comes late. One reader is excepted: the agent itself, for the
+credentials by which it pages (`own`). A full disk is what pages are for.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import json
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any
 
-from agent.audit import AuditLog
+from agent.audit import AuditError, AuditLog
 from agent.clock import Clock
 from agent.config import SecretItem, Secrets
 from agent.configbackends import DEFAULT_ORDER
@@ -99,6 +102,7 @@ class SecretsService:
         self._redactor = redactor
         self._sleep = sleep
         self._roll = roll
+        self._unrecorded: ContextVar[bool] = ContextVar("unrecorded", default=False)
         self.denied: dict[SecretName, str] = {}
         self.chain = Chain(
             providers or configured(config, environment, clock),
@@ -124,6 +128,19 @@ class SecretsService:
             AgentError: no provider has it, or none answered and nothing young enough is kept.
         """
         return self.fetch(name).value.reveal()
+
+    def own(self, name: str) -> bytes:
+        """A credential of the agent's own; as `get`, and read even where the audit log refuses the
+        record, which then goes to the agent's log alone: the page about a full disk must go out.
+        """
+        try:
+            return self.get(name)
+        except AuditError:
+            token = self._unrecorded.set(True)
+            try:
+                return self.cache.refresh(secret_name(name)).value.reveal()
+            finally:
+                self._unrecorded.reset(token)
 
     def fetch(self, name: str) -> Fetched:
         """One secret through the cache, with what is known of it; raises as `get`."""
@@ -247,9 +264,8 @@ class SecretsService:
 
     def _learnt(self, fetched: Fetched) -> Fetched:
         self._redactor.learn(fetched.name, fetched.value.reveal())
-        if self._audit is not None:
-            detail = {"provider": fetched.provider, "version": fetched.version}
-            self._audit.append("agent", "secret.read", fetched.name, "ok", detail)
+        detail = {"provider": fetched.provider, "version": fetched.version}
+        self._read(fetched.name, "ok", detail)
         return fetched
 
     def _told(self, provider: str, name: SecretName, outcome: str) -> None:
@@ -258,8 +274,25 @@ class SecretsService:
             self.denied[name] = provider
         elif outcome == "ok":
             self.denied.pop(name, None)
-        if outcome not in ("ok", SKIPPED) and self._audit is not None:
-            self._audit.append("agent", "secret.read", name, outcome, {"provider": provider})
+        if outcome not in ("ok", SKIPPED):
+            self._read(name, outcome, {"provider": provider})
+
+    def _read(self, name: SecretName, outcome: str, detail: Mapping[str, Any]) -> None:
+        """Record a read, or how it failed. Raises AuditError where the log does not take it."""
+        if self._audit is None:
+            return
+        try:
+            self._audit.append("agent", "secret.read", name, outcome, detail)
+        except AuditError as error:
+            if not self._unrecorded.get():
+                raise
+            _log.error(
+                "a secret is read without a record in the audit log",
+                secret=name,
+                outcome=outcome,
+                **detail,
+                error=error.told(),
+            )
 
     def _record(self, action: str, subject: str, outcome: str, result: Published) -> None:
         if self._audit is not None:

@@ -199,6 +199,28 @@ def test_without_a_record_no_secret_is_handed_out(
     audit.close()
 
 
+def test_the_agents_own_credential_is_read_though_no_record_can_be_kept(
+    config: Make, provider: FakeProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a full disk would keep the page about it from going out."""
+    audit = AuditLog(tmp_path)
+
+    def full(*_: object) -> None:
+        raise AuditError("no space")
+
+    monkeypatch.setattr(audit, "append", full)
+    provider.values["pager"] = b"1"
+    made = service_of(config(wants("pager")), provider, audit=audit)
+    with pytest.raises(AuditError):
+        made.get("pager")
+    assert made.own("pager") == b"1"
+    with pytest.raises(NotFoundError):  # what is wrong with the secret itself is still said
+        made.own("none")
+    with pytest.raises(AuditError):  # the exception is of that one call, not of those after it
+        made.get("other")
+    audit.close()
+
+
 def test_a_value_is_known_to_the_redactor_before_anyone_has_it(
     config: Make, provider: FakeProvider
 ) -> None:
