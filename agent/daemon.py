@@ -72,8 +72,8 @@ class Daemon:
         self._reload_error: str | None = None
         self._reloads: set[asyncio.Task[None]] = set()
         self._stack = contextlib.ExitStack()
-        self._open_state()
         try:
+            self._open_state()
             self._build_jobs()
         except BaseException:
             self._stack.close()

@@ -17,6 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from agent.clock import Clock, SystemClock
+from agent.errors import AgentError
+
+
+class StateError(AgentError):
+    """The state file cannot be opened."""
 
 
 class StateDB:
@@ -26,22 +31,31 @@ class StateDB:
         """Open `path`, making it (mode 0600) if missing. `set_aside` names a corrupt predecessor.
 
         Raises:
-            OSError, sqlite3.OperationalError: the folder is missing or not writable.
+            StateError: the folder is missing, full or not writable.
         """
         self.path = path
         self.set_aside: Path | None = None
         self._lock = threading.RLock()
-        clock = clock or SystemClock()
         try:
-            self._connection = self._open()
+            self._connection = self._open_sound(clock or SystemClock())
+        except (OSError, sqlite3.Error) as error:
+            raise StateError(
+                f"state file {path} cannot be opened: {error}",
+                "free space on its volume, make it writable for the agent's uid, or set state_dir",
+            ) from error
+
+    def _open_sound(self, clock: Clock) -> sqlite3.Connection:
+        try:
+            return self._open()
         except sqlite3.OperationalError:
             raise
         except sqlite3.DatabaseError:
+            path = self.path
             self.set_aside = path.with_name(f"{path.name}.corrupt-{int(clock.now())}")
             path.rename(self.set_aside)
             for suffix in ("-wal", "-shm"):
                 path.with_name(path.name + suffix).unlink(missing_ok=True)
-            self._connection = self._open()
+            return self._open()
 
     def _open(self) -> sqlite3.Connection:
         self.path.touch(mode=0o600, exist_ok=True)

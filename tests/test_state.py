@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.state import StateDB
+from agent.state import StateDB, StateError
 from tests.faults.clock import FakeClock
 
 TABLE = "CREATE TABLE pages (id INTEGER PRIMARY KEY, text TEXT)"
@@ -65,3 +65,38 @@ def test_a_corrupt_file_is_set_aside_and_a_new_one_begun(tmp_path: Path) -> None
     assert db.query("SELECT * FROM pages") == []
     assert path.stat().st_mode & 0o077 == 0
     db.close()
+
+
+def test_a_state_file_that_cannot_be_opened_is_an_error_with_a_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    path.mkdir()
+    with pytest.raises(StateError, match=r"state\.db cannot be opened") as caught:
+        StateDB(path)
+    assert "free space" in caught.value.remedy
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small tmpfs")
+def test_an_agent_on_a_full_state_volume_says_so_instead_of_a_traceback(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "jules-test", str(state)], check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("this machine mounts no tmpfs")
+    try:
+        (state / "filler").write_bytes(bytes(65536))
+        config = tmp_path / "agent.yaml"
+        config.write_text(f"state_dir: {state}\nsecrets: {{enabled: false}}\n")
+        done = subprocess.run(
+            [sys.executable, "-m", "agent", "run", "--config", str(config)],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    finally:
+        subprocess.run(["umount", str(state)], check=True)
+    assert "Traceback" not in done.stderr
+    assert "state.db cannot be opened" in done.stderr
+    assert "free space" in done.stderr
