@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from agent.clock import Clock
@@ -112,6 +111,8 @@ class SecretsManagerClient:
 
     def _skewed(self, answer: Answer) -> bool:
         """Whether our clock is off by the answer's date; the difference is allowed for then."""
+        from email.utils import parsedate_to_datetime  # rarely needed, and never quick to import
+
         try:
             theirs = parsedate_to_datetime(answer.headers.get("date", "")).timestamp()
         except (ValueError, OverflowError):
