@@ -24,6 +24,7 @@ class FaultServer:
     def __init__(self, fault: Fault) -> None:
         self.fault = fault
         self.hits = 0
+        self.requests: list[bytes] = []
         self._stopping = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -68,8 +69,9 @@ class FaultServer:
 
     def _serve(self, connection: socket.socket) -> None:
         try:
-            while read_request(connection):
+            while request := read_request(connection):
                 self.hits += 1
+                self.requests.append(request)
                 self.fault(connection)
         except OSError:
             pass
