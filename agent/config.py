@@ -8,12 +8,20 @@ a field of this tree: credentials are named by where they are (`CredentialRef`).
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from agent.configbackends import DEFAULT_ORDER, Aws, ChainConfig, Vault, is_loopback
+from agent.confignotify import (
+    Alertmanager,
+    LogDestination,
+    PagerDuty,
+    Slack,
+    Webhook,
+)
 from agent.configtypes import (
     Duration,
     FilePath,
@@ -27,23 +35,6 @@ from agent.configtypes import (
 from agent.units import AbsolutePath, Bytes, Seconds
 
 Environment = Literal["development", "staging", "production"]
-
-
-class CredentialRef(Section):
-    """Where a credential is: a secret of the agent's own chain, or a file. Exactly one of them."""
-
-    secret: Name | None = Field(None, description="Name of a secret in the agent's own chain.")
-    field: str | None = Field(None, description="Field to take when the secret is a JSON object.")
-    file: FilePath | None = Field(None, description="File that holds the credential.")
-    env: str | None = Field(
-        None, description="Environment variable; works, with a warning: prefer `secret` or `file`."
-    )
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> CredentialRef:
-        if sum(source is not None for source in (self.secret, self.file, self.env)) != 1:
-            raise ValueError("name exactly one of `secret`, `file`, `env`")
-        return self
 
 
 class Log(Section):
@@ -226,24 +217,6 @@ class Target(Section):
     labels: dict[str, str] = Field(default_factory=dict)
 
 
-class PagerDuty(Section):
-    """PagerDuty Events v2."""
-
-    url: HttpUrl = "https://events.pagerduty.com/v2/enqueue"
-    routing_key: CredentialRef
-    severities: tuple[str, ...] = ("critical",)
-    timeout: Positive = Seconds(5.0)
-
-
-class Slack(Section):
-    """Slack, by incoming webhook. The webhook's URL is itself a secret."""
-
-    webhook_url: CredentialRef
-    channel: str = "#trading-alerts"
-    severities: tuple[str, ...] = ("critical", "warning", "info")
-    timeout: Positive = Seconds(5.0)
-
-
 class Alerts(Section):
     """Job three: Prometheus's rules, judged here, delivered surely."""
 
@@ -259,6 +232,20 @@ class Alerts(Section):
     external_labels: dict[str, str] = Field(default_factory=dict)
     pagerduty: PagerDuty | None = None
     slack: Slack | None = None
+    alertmanager: Alertmanager | None = Field(
+        None, description="A fleet's Alertmanager, by its API v2."
+    )
+    webhooks: tuple[Webhook, ...] = Field(
+        (), description="Receivers of Alertmanager's webhook payload; each `name` once."
+    )
+    log: LogDestination | None = Field(
+        None, description="The agent's own log as a destination; `{}` for all severities."
+    )
+    redact: tuple[str, ...] = Field(
+        (),
+        description="Regular expressions; what they match in the value of a label or annotation"
+        " leaves the agent as `[redacted]`.",
+    )
     repeat_interval: Positive = Field(
         Seconds(4 * 3600.0), description="A firing alert is told again after this."
     )
@@ -269,6 +256,18 @@ class Alerts(Section):
         names = [target.job for target in self.targets]
         if len(set(names)) != len(names):
             raise ValueError("two targets have the same `job`")
+        return self
+
+    @model_validator(mode="after")
+    def _destinations(self) -> Alerts:
+        names = ["pagerduty", "slack", "alertmanager", "log", *(h.name for h in self.webhooks)]
+        if len(set(names)) != len(names):
+            raise ValueError("two destinations have the same `name`")
+        for pattern in self.redact:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"redact: {pattern!r} is no regular expression: {error}") from None
         return self
 
 

@@ -22,8 +22,9 @@ from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from agent.config import Config, CredentialRef
+from agent.config import Config
 from agent.configload import BACKEND_VARIABLES, SEED_VARIABLES
+from agent.confignotify import CredentialRef
 from agent.units import AbsolutePath, Bytes, Seconds
 
 PAGE = Path(__file__).parent / "configuration.md"

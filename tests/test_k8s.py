@@ -230,6 +230,7 @@ def _assert_pages_somebody(config: Config) -> None:
     assert config.alerts.pagerduty is not None
     assert config.alerts.slack is not None
     assert config.alerts.pagerduty.routing_key.secret == "api_key/pagerduty"
+    assert config.alerts.slack.webhook_url is not None
     assert config.alerts.slack.webhook_url.secret == "api_key/slack"
 
 

@@ -19,10 +19,10 @@ from typing import Any
 
 from agent.alerts.judge import Judge, Verdict, vanished
 from agent.alerts.notifiers.base import Notifier, SecretReader
-from agent.alerts.notifiers.pagerduty import PagerDutyNotifier
-from agent.alerts.notifiers.slack import SlackNotifier
+from agent.alerts.notifiers.make import make_notifiers
 from agent.alerts.outbox import Outbox
 from agent.alerts.promql import Expression, compile  # noqa: A004 - as re.compile
+from agent.alerts.redact import Redaction
 from agent.alerts.report import Report
 from agent.alerts.rules import load_rules
 from agent.alerts.scrape import Scraper
@@ -79,18 +79,20 @@ class AlertsJob:
         self._recorder = recorder
         self._clock = clock
         self._reader = secret_reader
+        self._db = db
         self._redactor = redactor
         self._gates: dict[str, Expression] = {}
         self.outbox = Outbox(db, clock, config.outbox_limit)
         self.store = SeriesStore(config.max_series, LOOKBACK)
-        self._states = States(db, redactor.scrub_tree)
+        self._redaction = Redaction(redactor, config.redact)
+        self._states = States(db, self._redaction.scrub_texts)
         self._teller = Teller(
             self._states,
             self.outbox,
             environment=environment,
             pod=pod,
             context=context,
-            redactor=redactor,
+            redactor=self._redaction,
         )
         self.judge = self._make_judge(config)
         self.scrapers = {
@@ -223,20 +225,7 @@ class AlertsJob:
         )
 
     def _make_notifiers(self, config: Alerts) -> list[Notifier]:
-        made: list[Notifier] = []
-        if config.pagerduty is not None:
-            pager = PagerDutyNotifier(config.pagerduty, self._reader, self._redactor.learn)
-            made.append(pager)
-        if config.slack is not None:
-            made.append(SlackNotifier(config.slack, self._reader, self._redactor.learn))
-        for notifier in made:
-            if notifier.credential.from_environment:
-                _log.warning(
-                    "a credential comes from the environment, where every child process sees it;"
-                    " put it into the secrets chain or a file",
-                    destination=notifier.name,
-                )
-        return made
+        return make_notifiers(config, self._reader, self._redactor.learn, self._db)
 
     def _make_sender(self, notifier: Notifier) -> Sender:
         return Sender(notifier, self.outbox, self._recorder, self._clock)
@@ -254,6 +243,7 @@ class AlertsJob:
         """Routes, labels and what the store keeps, as the configuration and rules now say."""
         self.config = config
         self.outbox.limit = config.outbox_limit
+        self._redaction.patterns = config.redact
         self._teller.routes = tuple(sender.notifier.route for sender in self.senders.values())
         self._teller.external = config.external_labels
         self._watch()

@@ -32,7 +32,7 @@ from agent.alerts.pace import pause
 from agent.alerts.routing import Notification
 from agent.alerts.state import fingerprint
 from agent.clock import Clock, SystemClock
-from agent.config import CredentialRef, PagerDuty, Slack
+from agent.confignotify import CredentialRef, PagerDuty, Slack
 from agent.telemetry.logs import get_logger
 from agent.telemetry.redaction import REDACTOR
 from agent.units import Seconds, UnixTime

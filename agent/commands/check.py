@@ -15,7 +15,8 @@ from typing import Literal
 
 from agent import fs
 from agent.commands.common import read_config, show
-from agent.config import Config, CredentialRef
+from agent.config import Config
+from agent.confignotify import CredentialRef
 from agent.errors import AgentError, Exit
 from agent.hardening import harden
 
@@ -129,19 +130,29 @@ def _rules(config: Config) -> Iterator[Finding]:
         return
     count = sum(len(group.rules) for group in groups)
     yield Finding("good", f"{count} rules in {len(groups)} groups load")
-    if config.alerts.pagerduty is None and config.alerts.slack is None:
+    told = config.alerts
+    if not (told.pagerduty or told.slack or told.alertmanager or told.webhooks or told.log):
         yield Finding("warn", "alerts go nowhere", "configure alerts.pagerduty or alerts.slack")
 
 
 def _credentials(config: Config) -> Iterator[Finding]:
     if not config.alerts.enabled:
         return
-    refs: list[tuple[str, CredentialRef]] = []
-    if config.alerts.pagerduty:
-        refs.append(("PagerDuty routing key", config.alerts.pagerduty.routing_key))
-    if config.alerts.slack:
-        refs.append(("Slack webhook", config.alerts.slack.webhook_url))
+    told = config.alerts
+    refs: list[tuple[str, CredentialRef | None]] = []
+    if told.pagerduty:
+        refs.append(("PagerDuty routing key", told.pagerduty.routing_key))
+    if told.slack:
+        refs.append(("Slack webhook", told.slack.webhook_url))
+        refs.append(("Slack bot token", told.slack.bot_token))
+    if told.alertmanager:
+        refs.append(("Alertmanager token", told.alertmanager.bearer_token))
+    for hook in told.webhooks:
+        refs.append((f"{hook.name} URL", hook.url_from))
+        refs.append((f"{hook.name} token", hook.bearer_token))
     for what, ref in refs:
+        if ref is None:
+            continue
         if ref.env is not None:
             yield Finding(
                 "warn",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from agent.alerts.errors import DeliveryError
 from agent.alerts.notifiers.pagerduty import BODY_MAX, PagerDutyNotifier, body, event
-from agent.config import PagerDuty
+from agent.confignotify import PagerDuty
 from agent.demo.receiver import pagerduty_errors
 from agent.units import UnixTime
 from tests.alerts.made import ROUTING_KEY, notification

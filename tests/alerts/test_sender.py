@@ -17,7 +17,7 @@ from agent.alerts.outbox import Outbox
 from agent.alerts.pace import LONGEST_PAUSE, TokenBucket, pause
 from agent.alerts.sender import Sender
 from agent.clock import SystemClock
-from agent.config import PagerDuty, Slack
+from agent.confignotify import PagerDuty, Slack
 from agent.state import StateDB
 from agent.telemetry.exporter import PrometheusRecorder
 from agent.units import Monotonic, UnixTime

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agent.alerts.errors import DeliveryError
 from agent.alerts.notifiers.slack import RESOLVED, SlackNotifier, message
-from agent.config import Slack
+from agent.confignotify import Slack
 from agent.demo.receiver import slack_error
 from agent.units import UnixTime
 from tests.alerts.made import HOOK_PATH, notification

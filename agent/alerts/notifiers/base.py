@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from agent.alerts.errors import DeliveryError
 from agent.alerts.exchange import Answer, Connection, ExchangeError, is_safe
 from agent.alerts.routing import Notification, Route
-from agent.config import CredentialRef
+from agent.confignotify import CredentialRef
 from agent.errors import AgentError
 from agent.units import Bytes, Seconds, UnixTime
 
@@ -110,7 +110,11 @@ class Notifier(Protocol):
     route: Route
     rate: Rate
     timeout: Seconds
-    credential: Credential
+
+    @property
+    def credential(self) -> Credential | None:
+        """What it needs to be let in; None where it needs nothing."""
+        ...
 
     def send(self, notification: Notification, now: UnixTime) -> None:
         """Deliver; blocking, for one thread at a time, at most `timeout` seconds.
@@ -125,15 +129,41 @@ class Notifier(Protocol):
         ...
 
 
+def bearer(credential: Credential | None) -> dict[str, str]:
+    """The header that carries a token; none without one. Raises DeliveryError."""
+    if credential is None:
+        return {}
+    token = credential.read()
+    if not token.isascii() or not token.isprintable():
+        raise DeliveryError(
+            "the token has characters that no header may hold",
+            "store the token alone",
+            retry_after=SLOW_RETRY,
+        )
+    return {"Authorization": f"Bearer {token}"}
+
+
 def post(
-    connection: Connection, name: str, url: str, body: bytes, timeout: Seconds, now: UnixTime
+    connection: Connection,
+    name: str,
+    url: str,
+    body: bytes,
+    timeout: Seconds,
+    now: UnixTime,
+    headers: Mapping[str, str] | None = None,
+    *,
+    guarded: bool = True,
 ) -> Answer:
     """POST JSON to a service and judge the status.
+
+    Args:
+        headers: what is sent beside the usual.
+        guarded: whether something in it is a credential, which never travels in the clear.
 
     Raises:
         DeliveryError: not sent, or the status is not a success. Never names the URL.
     """
-    if not is_safe(url):
+    if guarded and not is_safe(url):
         raise DeliveryError(
             f"{name}: the address is not https", "use https; http only to this machine itself",
             retry_after=SLOW_RETRY,
@@ -144,7 +174,11 @@ def post(
             url,
             deadline=timeout,
             max_body=MAX_ANSWER,
-            headers={"Content-Type": "application/json", "Accept": "application/json, text/plain"},
+            headers={
+                "Content-Type": "application/json; charset=utf-8",
+                "Accept": "application/json, text/plain",
+                **(headers or {}),
+            },
             body=body,
         )
     except ExchangeError as error:
@@ -197,7 +231,7 @@ def cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def as_json(tree: Mapping[str, Any]) -> bytes:
+def as_json(tree: Mapping[str, Any] | Sequence[Any]) -> bytes:
     """Compact UTF-8 JSON; what JSON cannot say (NaN, infinities) must have been made text."""
     return json.dumps(tree, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode(
         "utf-8", "replace"

@@ -9,6 +9,8 @@ lacks a detail is worth more than a page that is refused.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -26,7 +28,7 @@ from agent.alerts.notifiers.base import (
     post,
 )
 from agent.alerts.routing import Notification, Route
-from agent.config import PagerDuty
+from agent.confignotify import PagerDuty
 from agent.units import Seconds, UnixTime
 
 SUMMARY_MAX = 1024
@@ -35,6 +37,8 @@ BODY_MAX = 512 * 1024
 SOURCE_MAX = 255
 
 Severity = Literal["critical", "error", "warning", "info"]
+LINK_TEXT_MAX = 255
+_IMAGE = "image_url"
 SEVERITIES: dict[str, Severity] = {
     "critical": "critical",
     "error": "error",
@@ -49,6 +53,14 @@ class Link(TypedDict):
 
     href: str
     text: str
+
+
+class Image(TypedDict):
+    """A picture in the incident; `src` is https, or the service leaves it out."""
+
+    src: str
+    href: NotRequired[str]
+    alt: NotRequired[str]
 
 
 Payload = TypedDict(
@@ -73,33 +85,79 @@ class Event(TypedDict):
     event_action: Literal["trigger", "resolve"]
     dedup_key: str
     client: str
+    client_url: NotRequired[str]
     payload: Payload
     links: NotRequired[list[Link]]
+    images: NotRequired[list[Image]]
 
 
-def event(notification: Notification, routing_key: str) -> Event:
+@dataclass(frozen=True, slots=True)
+class Style:
+    """What of an event the configuration decides."""
+
+    severities: Mapping[str, Severity] = field(default_factory=lambda: SEVERITIES)
+    class_label: str = "alertname"
+    component_label: str = "service"
+    group_label: str = "team"
+    client: str = "jules-agent"
+    client_url: str | None = None
+
+
+PLAIN = Style()
+
+
+def event(notification: Notification, routing_key: str, style: Style = PLAIN) -> Event:
     """The event for a notification."""
     n = notification
     built: Event = {
         "routing_key": routing_key,
         "event_action": "trigger" if n.status == "firing" else "resolve",
         "dedup_key": n.dedup_key[:DEDUP_MAX],
-        "client": "jules-agent",
-        "payload": _payload(n),
+        "client": style.client,
+        "payload": _payload(n, style),
     }
-    links: list[Link] = []
-    for key, text in (("runbook_url", "Runbook"), ("dashboard_url", "Dashboard")):
-        href = n.annotations.get(key, "") or n.labels.get(key, "")
-        if href.startswith(("https://", "http://")):
-            links.append({"href": href, "text": text})
-    if links:
+    if style.client_url:
+        built["client_url"] = style.client_url
+    if links := _links(n):
         built["links"] = links
+    if images := _images(n):
+        built["images"] = images
     return built
 
 
-def body(notification: Notification, routing_key: str) -> bytes:
+def _links(n: Notification) -> list[Link]:
+    """A button for each annotation `X_url`; `X` is its text."""
+    found: list[Link] = []
+    for key, href in {**_urls(n.labels), **_urls(n.annotations)}.items():
+        if key != _IMAGE:
+            text = key.removesuffix("_url").replace("_", " ").capitalize()
+            found.append({"href": href, "text": cut(text, LINK_TEXT_MAX)})
+    found.sort(key=lambda link: (link["text"] != "Runbook", link["text"]))
+    return found
+
+
+def _images(n: Notification) -> list[Image]:
+    src = n.annotations.get(_IMAGE, "")
+    if not src.startswith("https://"):
+        return []
+    image: Image = {"src": src, "alt": cut(n.name, LINK_TEXT_MAX)}
+    dashboard = _urls(n.annotations).get("dashboard_url")
+    if dashboard:
+        image["href"] = dashboard
+    return [image]
+
+
+def _urls(texts: Mapping[str, str]) -> dict[str, str]:
+    return {
+        key: text
+        for key, text in texts.items()
+        if key.endswith("_url") and text.startswith(("https://", "http://"))
+    }
+
+
+def body(notification: Notification, routing_key: str, style: Style = PLAIN) -> bytes:
     """The event as bytes, at most 512 KiB."""
-    built = event(notification, routing_key)
+    built = event(notification, routing_key, style)
     raw = as_json(built)
     details = built["payload"]["custom_details"]
     while len(raw) > BODY_MAX and _shorten(details):
@@ -107,24 +165,25 @@ def body(notification: Notification, routing_key: str) -> bytes:
     if len(raw) > BODY_MAX:
         built["payload"]["custom_details"] = {"cut": "too large for one event; see the agent"}
         built.pop("links", None)
+        built.pop("images", None)
         raw = as_json(built)
     return raw
 
 
-def _payload(n: Notification) -> Payload:
+def _payload(n: Notification, style: Style) -> Payload:
     name, pod = n.labels.get("service") or n.name, n.context.get("pod", "")
     payload: Payload = {
         "summary": cut(n.summary or n.name, SUMMARY_MAX),
         "source": cut(pod or n.labels.get("instance") or name or "jules-agent", SOURCE_MAX),
-        "severity": SEVERITIES.get(n.severity, "error"),
+        "severity": style.severities.get(n.severity, "error"),
         "timestamp": iso(n.resolved_at or n.fired_at),
-        "class": n.name,
+        "class": n.labels.get(style.class_label) or n.name,
         "custom_details": _details(n),
     }
-    if n.labels.get("service"):
-        payload["component"] = n.labels["service"]
-    if n.labels.get("team"):
-        payload["group"] = n.labels["team"]
+    if component := n.labels.get(style.component_label):
+        payload["component"] = component
+    if group := n.labels.get(style.group_label):
+        payload["group"] = group
     return payload
 
 
@@ -179,11 +238,19 @@ class PagerDutyNotifier:
         self.timeout: Seconds = config.timeout
         self.credential = Credential(config.routing_key, "PagerDuty routing key", reader, learn)
         self._url = config.url
+        self._style = Style(
+            severities={**SEVERITIES, **config.severity_map},
+            class_label=config.class_label,
+            component_label=config.component_label,
+            group_label=config.group_label,
+            client=config.client,
+            client_url=config.client_url,
+        )
         self._connection = Connection()
 
     def send(self, notification: Notification, now: UnixTime) -> None:
         """Enqueue one event. Raises DeliveryError."""
-        raw = body(notification, self.credential.read())
+        raw = body(notification, self.credential.read(), self._style)
         answer = post(self._connection, "PagerDuty", self._url, raw, self.timeout, now)
         try:
             accepted = answer.status == 202 and json.loads(answer.body)["status"] == "success"

@@ -1,8 +1,9 @@
 """Slack, by incoming webhook: a line of text for notifications, and one coloured attachment.
 
-Limits and escapes: docs.slack.dev, "Incoming webhooks", "Formatting text" and "Attachments". Blocks
-have no colour bar of their own, so they stand inside an attachment. The webhook's URL is itself the
-credential: it appears in no message, error or log line.
+`slackbot` sends the same messages with a bot's token. Limits and escapes: docs.slack.dev,
+"Incoming webhooks", "Formatting text" and "Attachments". Blocks have no colour bar of their own, so
+they stand inside an attachment. The webhook's URL is itself the credential: it appears in no
+message, error or log line.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from agent.alerts.notifiers.base import (
 )
 from agent.alerts.notifiers.pagerduty import iso
 from agent.alerts.routing import Notification, Route
-from agent.config import Slack
+from agent.confignotify import Slack
 from agent.units import Seconds, UnixTime
 
 TEXT_MAX = 3000
@@ -154,6 +155,7 @@ class SlackNotifier:
     def __init__(self, config: Slack, reader: SecretReader | None, learn: Learn) -> None:
         self.route = Route(self.name, frozenset(config.severities))
         self.timeout: Seconds = config.timeout
+        assert config.webhook_url is not None
         self.credential = Credential(config.webhook_url, "Slack webhook", reader, learn)
         self._channel = config.channel
         self._connection = Connection()
