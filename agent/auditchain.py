@@ -9,12 +9,14 @@ least: so a cut at either end is found as well. A mark may lag behind the record
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import hmac
 import json
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ TRUNCATED, UNMARKED = "truncated", "unmarked"
 """Outcomes of `audit.repair` that are evidence, not housekeeping."""
 _ROTATED = re.compile(r"audit\.jsonl\.([1-9]\d{0,8})")
 _LONGEST = 1024 * 1024
+_PATIENCE = 100
 
 
 class AuditError(AgentError):
@@ -227,11 +230,7 @@ def _opened(directory: Path, stack: ExitStack) -> tuple[_Files, bytes | None, Ma
     try:
         key = _key(directory)
         path = directory / LOG
-        while True:
-            current = stack.enter_context(path.open("rb"))
-            fcntl.flock(current, fcntl.LOCK_SH)
-            if os.path.samestat(os.fstat(current.fileno()), path.stat()):
-                break  # else it was rotated before we had the lock
+        current = _locked(path, stack)
         try:
             files: _Files = [
                 (old, stack.enter_context(old.open("rb")), old.stat().st_size)
@@ -250,6 +249,22 @@ def _opened(directory: Path, stack: ExitStack) -> tuple[_Files, bytes | None, Ma
             "name the agent's state folder, and read it as the agent's uid",
         ) from error
     return files, key, mark
+
+
+def _locked(path: Path, stack: ExitStack) -> BinaryIO:
+    """The current file, open and locked against writers. It is missing for a moment while another
+    process rotates it."""
+    for attempt in range(_PATIENCE):
+        try:
+            file = stack.enter_context(path.open("rb"))
+            fcntl.flock(file, fcntl.LOCK_SH)
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        except FileNotFoundError:
+            if attempt == _PATIENCE - 1:
+                raise
+            time.sleep(0.01)
+    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
 
 def _key(directory: Path) -> bytes | None:
