@@ -72,6 +72,7 @@ class Outbox:
         self.limit = limit
         db.migrate("outbox", _STEPS)
         self._waiting: dict[int, Item] = {}
+        self._keys: dict[tuple[str, str], dict[int, Item]] = {}
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="outbox")
         self._turn = asyncio.Lock()
         self.write_error: str | None = None
@@ -107,7 +108,7 @@ class Outbox:
                     ("undeliverable", self._clock.now(), row["attempts"], told, row["id"])
                 )
                 continue
-            self._waiting[row["id"]] = Item(
+            item = Item(
                 id=row["id"],
                 destination=row["destination"],
                 notification=notification,
@@ -118,6 +119,7 @@ class Outbox:
                 stored=True,
                 released=True,
             )
+            self._wait(item)
 
     # -- queueing ---------------------------------------------------------------------------
 
@@ -140,8 +142,12 @@ class Outbox:
             return None
         item = Item(self._next, destination, notification, decided_at, self._clock.now())
         self._next += 1
-        self._waiting[item.id] = item
+        self._wait(item)
         return item
+
+    def _wait(self, item: Item) -> None:
+        self._waiting[item.id] = item
+        self._keys.setdefault(_key_of(item), {})[item.id] = item
 
     def make_room(self) -> list[Item]:
         """Drop what is beyond the limit, oldest first, never a critical one; return the dropped."""
@@ -161,11 +167,7 @@ class Outbox:
         return dropped
 
     def _of_key(self, destination: str, key: str) -> list[Item]:
-        return [
-            item
-            for item in self._waiting.values()
-            if item.destination == destination and item.notification.dedup_key == key
-        ]
+        return list(self._keys.get((destination, key), {}).values())
 
     def dirty(self) -> bool:
         """Whether the disk lacks something."""
@@ -269,6 +271,10 @@ class Outbox:
 
     def _end(self, item: Item, how: str, error: str | None) -> None:
         self._waiting.pop(item.id, None)
+        if same := self._keys.get(_key_of(item)):
+            same.pop(item.id, None)
+            if not same:
+                del self._keys[_key_of(item)]
         now = self._clock.now()
         if how not in ("accepted", "superseded"):
             self.given_up.append((now, item.destination, how, error or ""))
@@ -298,6 +304,10 @@ class Outbox:
     def delivered(self, destination: str) -> tuple[int, UnixTime | None]:
         """How many the destination has accepted (as far as the ledger reaches), and when last."""
         return self._accepted.get(destination, (0, None))
+
+
+def _key_of(item: Item) -> tuple[str, str]:
+    return item.destination, item.notification.dedup_key
 
 
 def _row(item: Item) -> tuple[object, ...]:

@@ -13,7 +13,7 @@ alert of one pod, so that one pod's resolve never closes another's incident.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from agent.alerts.state import Alert, fingerprint
@@ -74,7 +74,8 @@ class Notification:
         return f"{self.name} ({named})" if named else self.name
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        named = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {name: dict(it) if isinstance(it, Mapping) else it for name, it in named.items()}
 
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any]) -> Notification:

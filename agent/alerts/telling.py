@@ -15,13 +15,12 @@ same.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from agent.alerts.judge import Judge, Verdict
 from agent.alerts.outbox import Item, Outbox
-from agent.alerts.redact import Redaction
 from agent.alerts.routing import (
     Notification,
     Route,
@@ -34,6 +33,7 @@ from agent.alerts.routing import (
 from agent.alerts.state import Alert
 from agent.alerts.states import Kept, States, Told
 from agent.telemetry.logs import get_logger
+from agent.telemetry.redaction import Redactor
 from agent.units import Seconds, UnixTime
 
 _log = get_logger(__name__)
@@ -52,7 +52,7 @@ class Teller:
         environment: str,
         pod: str,
         context: Context,
-        redactor: Redaction,
+        redactor: Redactor,
     ) -> None:
         self._states = states
         self._outbox = outbox
@@ -81,6 +81,10 @@ class Teller:
             at: evaluation time.
             decided: when the samples that decided were in hand, by the wall clock.
         """
+        verdicts = list(verdicts)
+        firing: set[str] = set()
+        if any(verdict.transition.change == "resolved" for verdict in verdicts):
+            firing = {alert.fingerprint for alert in judge.alerts() if alert.state == "firing"}
         for verdict in verdicts:
             alert, change = verdict.transition.alert, verdict.transition.change
             ended = change in ("resolved", "dropped")
@@ -88,7 +92,7 @@ class Teller:
             if change == "firing":
                 self._fired(alert, at, decided)
             elif change == "resolved":
-                self._resolved(alert, judge, at, decided)
+                self._resolved(alert, firing, at, decided)
             if change in ("firing", "resolved"):
                 _log.info(f"alert {change}", alert=alert.name, severity=alert.severity)
         return self._outbox.make_room()
@@ -141,13 +145,12 @@ class Teller:
         self._queue(alert, "firing", told, at, decided)
         self._note(told)
 
-    def _resolved(self, alert: Alert, judge: Judge, at: UnixTime, decided: UnixTime) -> None:
+    def _resolved(
+        self, alert: Alert, firing: Container[str], at: UnixTime, decided: UnixTime
+    ) -> None:
         told = self._told.get(alert.fingerprint)
-        if told is None:
+        if told is None or alert.fingerprint in firing:  # another rule's alert of the same labels
             return
-        for other in judge.alerts():
-            if other.fingerprint == alert.fingerprint and other.state == "firing":
-                return
         self._queue(alert, "resolved", told, at, decided)
         self._told.pop(alert.fingerprint)
         self._put_told[alert.fingerprint] = None

@@ -274,3 +274,30 @@ async def test_per_key_the_order_holds_and_nothing_is_lost_whatever_happens(
             waits = [i for i in bench.box.waiting() if i.notification.dedup_key == name]
             assert [i.notification.status for i in waits] == expected
     bench.close()
+
+
+class CountedKey(str):
+    """A key that counts how often it is compared with another."""
+
+    __slots__ = ()
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        CountedKey.compared += 1
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+async def test_a_flood_is_queued_and_taken_back_without_a_look_at_all_that_waits(
+    bench: Bench,
+) -> None:
+    """Ten thousand alerts of one tick would else hold the loop until the agent is killed for it."""
+    CountedKey.compared = 0
+    items = [queue(bench.box, "slack", CountedKey(f"flood-{number}")) for number in range(300)]
+    for item in items:
+        queue(bench.box, "slack", CountedKey(item.notification.dedup_key), "resolved")
+        bench.box.accepted(item)
+    assert CountedKey.compared < 300 * 20
+    await bench.box.flush()
+    assert bench.order() == [(f"flood-{number}", "resolved") for number in range(300)]
