@@ -21,6 +21,7 @@ from typing import Any
 
 from agent.alerts.judge import Judge, Verdict
 from agent.alerts.outbox import Item, Outbox
+from agent.alerts.redact import Redaction
 from agent.alerts.routing import (
     Notification,
     Route,
@@ -33,7 +34,6 @@ from agent.alerts.routing import (
 from agent.alerts.state import Alert
 from agent.alerts.states import Kept, States, Told
 from agent.telemetry.logs import get_logger
-from agent.telemetry.redaction import Redactor
 from agent.units import Seconds, UnixTime
 
 _log = get_logger(__name__)
@@ -52,7 +52,7 @@ class Teller:
         environment: str,
         pod: str,
         context: Context,
-        redactor: Redactor,
+        redactor: Redaction,
     ) -> None:
         self._states = states
         self._outbox = outbox
