@@ -21,7 +21,7 @@ from agent.errors import AgentError, Exit
 
 _EPILOG = """exit codes:
   0 good   2 usage or configuration   3 secrets unavailable   4 bundle rejected
-  5 health gate failed   6 store unreachable   7 agent unreachable"""
+  5 health gate failed, not ready   6 store unreachable   7 agent unreachable"""
 
 Verb = Callable[[argparse.Namespace], int]
 

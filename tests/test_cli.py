@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from agent.cli import main
+
 HEAVY = (
     *("asyncio", "structlog", "prometheus_client", "urllib3", "watchdog", "sqlite3", "ssl"),
     *("boto3", "botocore", "hvac", "requests", "importlib.metadata"),
@@ -75,6 +77,41 @@ def test_the_configuration_may_come_from_the_environment(tmp_path: Path) -> None
     done = jules("status", JULES_CONFIG=str(path))
     assert done.returncode == 7
     assert str(tmp_path) in done.stderr
+
+
+def test_init_of_a_state_folder_that_cannot_be_made_says_which_and_what_to_do(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "file").write_text("in the way of a folder")
+    path = tmp_path / "agent.yaml"
+    path.write_text(f"state_dir: {tmp_path}/file/state\n")
+    done = jules("init", "--config", str(path))
+    assert done.returncode == 2
+    assert f"{tmp_path}/file/state cannot be made" in done.stderr
+    assert "what to do" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("state", "step", "code"),
+    [
+        ("ACTIVE", None, 0),
+        ("FAILED", "copy", 4),
+        ("FAILED", "validate", 4),
+        ("FAILED", "gates", 5),
+        ("ROLLED_BACK", "verify", 5),
+        ("ROLLED_BACK", "bake", 5),
+    ],
+)
+def test_deploy_ends_with_4_for_the_bundle_and_5_for_the_health_of_the_trader(
+    state: str, step: str | None, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "agent.yaml").write_text(f"state_dir: {tmp_path}\n")
+    steps = [{"step": "flip", "outcome": "passed"}]
+    steps += [{"step": step, "outcome": "failed"}] if step else []
+    told = {"version": "v1", "state": state, "reason": None, "steps": steps}
+    monkeypatch.setattr("agent.web.client.call", lambda *_, **__: told)
+    assert main(["bundle", "deploy", "v1", "--config", str(tmp_path / "agent.yaml")]) == code
 
 
 def test_status_of_no_agent_ends_with_7_and_a_remedy(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ retry, at most 64 KiB. It never raises for what the trader does; not to answer i
 from __future__ import annotations
 
 import json
+import re
 import time
 from dataclasses import dataclass
 
@@ -98,6 +99,6 @@ class TraderProbe:
 
 
 def _plain(error: HTTPError) -> str:
-    """The cause without urllib3's object addresses."""
+    """The cause without urllib3's name of the connection, which its releases write in two ways."""
     text = str(error.args[-1] if error.args else error)
-    return text.rpartition(">: ")[2] or text
+    return re.sub(r"^(<.*?>|\w+\(.*?\)): ", "", text)

@@ -11,6 +11,9 @@ from typing import Any
 from agent.commands.common import ago, config_path, read_config, show, table
 from agent.errors import Exit, UsageError
 
+_JUDGED = ("gates", "verify", "bake")
+"""Steps at which the trader and the metrics decide, no longer the bundle's files."""
+
 
 def publish(arguments: argparse.Namespace) -> int:
     """Files first, then the manifest, then the channel document."""
@@ -95,4 +98,10 @@ def _ended(arguments: argparse.Namespace, rollout: dict[str, Any]) -> int:
     state = str(rollout["state"]).upper()
     reason = f": {rollout['reason']}" if rollout.get("reason") else ""
     show(arguments, rollout, f"{rollout['version']} is {state}{reason}")
-    return Exit.GOOD if state == "ACTIVE" else Exit.BUNDLE
+    return Exit.GOOD if state == "ACTIVE" else _why_not(rollout)
+
+
+def _why_not(rollout: dict[str, Any]) -> Exit:
+    """Whether the trader's side or the bundle itself was what ended it."""
+    failed = [item["step"] for item in rollout.get("steps", ()) if item["outcome"] == "failed"]
+    return Exit.HEALTH if failed and failed[0] in _JUDGED else Exit.BUNDLE

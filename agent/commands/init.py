@@ -15,6 +15,7 @@ from agent.audit import AuditLog
 from agent.clock import SystemClock
 from agent.commands.common import read_config, set_up_logging, show
 from agent.config import Config
+from agent.errors import UsageError
 from agent.hardening import harden
 from agent.telemetry.metrics import NullRecorder
 from agent.telemetry.redaction import REDACTOR
@@ -26,7 +27,7 @@ def init(arguments: argparse.Namespace) -> int:
     harden()
     config = read_config(arguments)
     set_up_logging(config, arguments, at_first_event=True)
-    fs.make_dirs_durable(config.state_path)
+    _make_state_folder(config)
     audit = AuditLog(config.state_path)
     told: dict[str, Any] = {}
     try:
@@ -39,6 +40,18 @@ def init(arguments: argparse.Namespace) -> int:
     told["seconds"] = round(time.monotonic() - began, 3)
     show(arguments, told, _text(told))
     return 0
+
+
+def _make_state_folder(config: Config) -> None:
+    folder = config.state_path
+    try:
+        fs.make_dirs_durable(folder)
+    except OSError as error:
+        raise UsageError(
+            f"state folder {folder} cannot be made: {error.strerror}",
+            "name your configuration with --config or JULES_CONFIG, make the folder's parent"
+            " writable for the agent's uid, or set state_dir",
+        ) from error
 
 
 def _secrets(config: Config, audit: AuditLog) -> dict[str, Any]:

@@ -57,7 +57,8 @@ def _checked_json(value: bytes) -> bytes:
         json.loads(value)
     except (ValueError, RecursionError):
         raise UsageError(
-            "the value is not JSON", "pass a JSON object or text, or --raw for plain bytes"
+            "the value is not JSON",
+            'pass JSON, such as {"a": "b"} or "text", or --raw for plain bytes',
         ) from None
     return value
 

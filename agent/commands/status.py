@@ -48,7 +48,8 @@ def _bundle_lines(bundles: dict[str, Any] | None, now: float) -> list[str]:
         return []
     since = bundles["current_since"]
     live = f" since {ago(now - since)}" if since else ""
-    lines = [f"bundle   {bundles['current'] or 'none'}{live}, before it {bundles['previous']}"]
+    before = f", before it {bundles['previous']}" if bundles["previous"] else ""
+    lines = [f"bundle   {bundles['current'] or 'none'}{live}{before}"]
     if bundles["rollout"]:
         rollout = bundles["rollout"]
         lines.append(f"         rolling out {rollout['version']}: {rollout['step']}")

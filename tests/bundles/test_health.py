@@ -83,3 +83,4 @@ def test_nobody_there_is_an_answer_too() -> None:
     assert not answer.heard
     assert "does not answer" in answer.why
     assert "object at" not in answer.why
+    assert "Connection(" not in answer.why

@@ -31,7 +31,9 @@ def read_private(path: Path) -> bytes:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | _follow(path))
     except OSError as error:
         raise KeyFileError(
-            f"key file {path}: {error.strerror}", "name a regular file that the agent's uid owns"
+            f"key file {path}: {error.strerror}",
+            "name a regular file that the agent's uid owns; `jules-agent secrets new-key` makes a"
+            " key",
         ) from None
     try:
         _check(path, os.fstat(fd))
