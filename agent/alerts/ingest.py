@@ -17,6 +17,7 @@ from itertools import compress, count, islice, repeat
 from operator import itemgetter, ne
 from typing import TYPE_CHECKING
 
+from agent.alerts.births import Begun, Births
 from agent.alerts.errors import ExpositionError
 from agent.alerts.exposition import Line, parse_line
 from agent.alerts.labels import NAME, Labels, Pairs
@@ -54,13 +55,18 @@ class _Read:
 class Target:
     """One scraped target: its labels, its axis, the lines by which its series are recognised."""
 
-    def __init__(self, labels: dict[str, str]) -> None:
+    def __init__(self, labels: dict[str, str], fast: bool, births: Births) -> None:
         self.labels = labels
         self.stamped: dict[Pairs, Segment] = {}
-        self._axis = Axis()
+        self._fast = fast
+        self._on_fast: frozenset[str] = frozenset()
+        self._births = births
+        self._begun = Begun()
+        self._axis = Axis(owner=tuple(sorted(labels.items())))
         self._slots: dict[str, int] = {}
         self._texts: list[str] = []
         self._segments: list[Segment] = []
+        self._labels: list[Labels] = []
         self._appends: list[Callable[[float], None]] = []
         self._where: dict[Pairs, int] = {}
         self._had_no_room = False
@@ -78,8 +84,17 @@ class Target:
         self._slots = {
             text: slot
             for slot, text in enumerate(self._texts)
-            if store.wants(self._segments[slot].series.labels.get(NAME))
+            if self._wants(store, self._segments[slot].series.labels.get(NAME))
         }
+
+    def keep_to(self, store: SeriesStore, on_fast: frozenset[str]) -> None:
+        """Read what this lane is to read when `on_fast` are the metrics of the fast one."""
+        if on_fast != self._on_fast:
+            self._on_fast = on_fast
+            self.forget_lines(store)
+
+    def _wants(self, store: SeriesStore, name: str) -> bool:
+        return store.wants(name) and (name in self._on_fast) is self._fast
 
     def fail(self, store: SeriesStore, at: int) -> None:
         """No answer at `at`: everything live goes stale."""
@@ -87,6 +102,7 @@ class Target:
         if store.column(self._axis, at) is not None:
             store.trim(self._axis, at)
         self._set_live([], [])
+        self._begun = Begun()
 
     def take(self, store: SeriesStore, at: int, body: bytes) -> Ingested:
         """Read `body` and put it in at `at`.
@@ -102,6 +118,8 @@ class Target:
         column = store.column(self._axis, at)
         if column is None:
             return Ingested(read.samples, 0, read.samples)
+        if store.born_names:
+            self._begin(store, at, column, read)
         if read.new or None in read.row:
             kept, dropped = self._change(store, column, read)
         else:
@@ -112,6 +130,16 @@ class Target:
             kept += store.stamp(self.stamped, labels, when, value)
         store.trim(self._axis, at)
         return Ingested(read.samples, kept, dropped + read.no_room)
+
+    def _begin(self, store: SeriesStore, at: int, column: int, read: _Read) -> None:
+        """Give the counters that were born since the last scrape their sample of zero."""
+        live = self._labels
+        new = [(labels, value) for _, labels, value in read.new]
+        for slot in self._begun.look(store, self._births, at, live, read.row, new):
+            segment = store.open(live[slot], self._axis, column)
+            if segment is not None:
+                self._segments[slot] = segment
+                self._appends[slot] = segment.values.append
 
     def _read(self, store: SeriesStore, body: bytes) -> _Read:
         lines = _text(body).split("\n")
@@ -237,7 +265,7 @@ class Target:
                 if raw.startswith("# "):
                     self._slots[raw.rpartition(" ")[0]] = _COMMENT
                 continue
-            if not store.wants(parsed.labels[NAME]):
+            if not self._wants(store, parsed.labels[NAME]):
                 if parsed.at is None and raw.startswith(parsed.series + " "):
                     self._slots[parsed.series] = _UNWATCHED
                 continue
@@ -298,6 +326,7 @@ class Target:
         self._slots = passed
         self._texts = texts
         self._segments = segments
+        self._labels = [segment.series.labels for segment in segments]
         self._appends = [segment.values.append for segment in segments]
         self._where = {seg.series.labels.key: slot for slot, seg in enumerate(segments)}
 

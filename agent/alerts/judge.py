@@ -12,22 +12,24 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from agent.alerts import lanes
 from agent.alerts.errors import AlertsError, EvalError
+from agent.alerts.lanes import Lane
 from agent.alerts.promql import Expression, Sample, compile  # noqa: A004 - as re.compile
 from agent.alerts.rules import AlertRule, Group, RecordRule
 from agent.alerts.series import SeriesStore
 from agent.alerts.state import (
-    Advanced,
     Alert,
     Change,
     Element,
     Timing,
     Transition,
     advance,
+    fingerprint,
     restore,
     series,
 )
@@ -55,6 +57,8 @@ class Judged:
     last_error: str | None = None
     wrote: bool = False
     window: Seconds = NO_WINDOW
+    fast: bool = False
+    at: UnixTime | None = None
 
     @property
     def state(self) -> str:
@@ -79,6 +83,7 @@ class JudgedGroup:
     group: Group
     rules: list[Judged]
     at: UnixTime | None = None
+    missed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +99,18 @@ class Judge:
 
     def __init__(
         self,
-        groups: Iterable[Group],
+        groups: Sequence[Group],
         store: SeriesStore,
         recorder: Recorder,
         external_labels: Mapping[str, str],
+        fast_lane: bool = False,
     ) -> None:
+        self.fast_names = lanes.critical_names(groups) if fast_lane else frozenset()
         self.groups = [JudgedGroup(group, list(_named(group))) for group in groups]
         _open_windows(self.rules())
+        quick = lanes.quick_rules(groups, self.fast_names)
+        for judged in self.rules():
+            judged.fast = id(judged.rule) in quick
         self._order = sorted(self.groups, key=lambda g: not _records(g.group))  # sort is stable
         self._store = store
         self._recorder = recorder
@@ -129,7 +139,16 @@ class Judge:
 
     def longest_range(self) -> Seconds:
         """How far back the rules look, in seconds."""
-        return Seconds(max((j.rule.expr.longest_range for j in self.rules()), default=0.0))
+        return Seconds(
+            max(
+                (
+                    judged.rule.expr.longest_range + group.group.query_offset
+                    for group in self.groups
+                    for judged in group.rules
+                ),
+                default=0.0,
+            )
+        )
 
     def adopt(
         self, kept: Iterable[Kept], at: UnixTime
@@ -164,19 +183,39 @@ class Judge:
                 self._store.write(judged.id, at, ())
 
     async def judge(
-        self, at: UnixTime, collected: Seconds | None, interval: Seconds
+        self,
+        at: UnixTime,
+        collected: Seconds | None,
+        interval: Seconds,
+        lane: Lane = "all",
+        again: UnixTime | None = None,
     ) -> list[Verdict]:
-        """Judge every group whose time it is; return what changed."""
+        """Judge what it is time for; return what changed.
+
+        Args:
+            at: the moment; a rule that was judged then or later is passed over.
+            collected: for how long samples have been collected.
+            interval: how often the groups that give no interval are judged.
+            lane: `fast`: the rules of the fast lane, whenever they are asked for; `slow`: the
+                others, of every group that is due; `all`: both.
+            again: groups that were judged at this moment are due once more: samples came late.
+        """
         verdicts: list[Verdict] = []
         turn = time.perf_counter()
         for group in self._order:
-            every = group.group.interval or interval
-            if group.at is not None and at - group.at < every - interval / 2:
+            if lane == "fast":
+                rules = [judged for judged in group.rules if judged.fast]
+            elif not self._due(group, at, interval, again):
                 continue
-            group.at = at
+            else:
+                rules = [j for j in group.rules if lane == "all" or not j.fast]
+            if not rules:
+                continue
             began = time.perf_counter()
-            for judged in group.rules:
-                verdicts.extend(self._judge_one(judged, at, collected))
+            for judged in rules:
+                if judged.at is None or at > judged.at:
+                    judged.at = at
+                    verdicts.extend(self._judge_one(group.group, judged, at, collected))
             now = time.perf_counter()
             self._recorder.observe("rule_group_seconds", now - began)
             if now - turn > _TURN:
@@ -184,17 +223,43 @@ class Judge:
                 turn = time.perf_counter()
         return verdicts
 
+    def _due(
+        self, group: JudgedGroup, at: UnixTime, interval: Seconds, again: UnixTime | None
+    ) -> bool:
+        if again is not None:
+            return group.at == again
+        every = group.group.interval or interval
+        if group.at is not None:
+            since = at - group.at
+            if since < every - interval / 2:
+                return False
+            missed = max(0, round(since / every) - 1)
+            if missed:
+                group.missed += missed
+                self._recorder.inc("rule_group_missed_total", missed)
+        group.at = at
+        return True
+
     def _judge_one(
-        self, judged: Judged, at: UnixTime, collected: Seconds | None
+        self, group: Group, judged: Judged, at: UnixTime, collected: Seconds | None
     ) -> Iterator[Verdict]:
         try:
             judged.last_error = None
-            result = judged.rule.expr.instant(self._store, at)
+            looks_at = UnixTime(at - group.query_offset)
+            result = judged.rule.expr.instant(self._store, looks_at)
             if isinstance(judged.rule, RecordRule):
-                self._store.write(judged.id, at, _recorded(judged.rule, result))
+                recorded = _recorded(judged.rule, result)
+                if over := _over(group, len(recorded)):
+                    recorded = sorted(recorded, key=lambda pair: sorted(pair[0].items()))
+                    recorded, judged.last_error = recorded[: group.limit], over
+                self._store.write(judged.id, at, recorded)
                 transitions: list[Transition] = []
             else:
-                moved = self._advance(judged, judged.rule, result, at, collected)
+                elements = self._elements(judged.rule, result, looks_at)
+                if over := _over(group, len(elements)):
+                    judged.last_error = over
+                    elements = _first(group.limit, elements, judged.alerts)
+                moved = advance(judged.timing, judged.alerts, elements, at, collected)
                 judged.alerts, transitions = moved.alerts, moved.transitions
                 if judged.alerts or judged.wrote:
                     self._store.write(judged.id, at, series(judged.alerts.values()))
@@ -211,14 +276,7 @@ class Judge:
         for transition in transitions:
             yield Verdict(judged.id, transition)
 
-    def _advance(
-        self,
-        judged: Judged,
-        rule: AlertRule,
-        result: Iterable[Sample],
-        at: UnixTime,
-        collected: Seconds | None,
-    ) -> Advanced:
+    def _elements(self, rule: AlertRule, result: Iterable[Sample], at: UnixTime) -> list[Element]:
         def query(text: str) -> list[Sample]:
             return self._ask(text, at)
 
@@ -234,7 +292,7 @@ class Judge:
             labels = {key: value for key, value in labels.items() if value}
             told = {name: expand(template, sample) for name, template in rule.annotations.items()}
             elements.append(Element(labels, told, sample.value))
-        return advance(judged.timing, judged.alerts, elements, at, collected)
+        return elements
 
     def _ask(self, text: str, at: UnixTime) -> list[Sample]:
         """A template's `query`."""
@@ -252,6 +310,7 @@ class Judge:
             {
                 "name": group.group.name,
                 "file": str(group.group.file),
+                "missed": group.missed,
                 "rules": [
                     {
                         "name": judged.rule.name,
@@ -300,6 +359,22 @@ def _seconds(duration: str) -> Seconds:
     parsed = parse_duration(duration)
     assert isinstance(parsed, float)
     return Seconds(parsed)
+
+
+def _over(group: Group, count: int) -> str:
+    """What to say when a rule gives more than its group allows; empty otherwise."""
+    if not 0 < group.limit < count:
+        return ""
+    return f"gives {count}, the group's limit is {group.limit}: the others are not kept"
+
+
+def _first(limit: int, elements: list[Element], alerts: Mapping[str, Alert]) -> list[Element]:
+    """The first `limit` in the order of their labels, those that are alerts already before all."""
+
+    def order(element: Element) -> tuple[bool, list[tuple[str, str]]]:
+        return fingerprint(element.labels) not in alerts, sorted(element.labels.items())
+
+    return sorted(elements, key=order)[:limit]
 
 
 def _records(group: Group) -> bool:

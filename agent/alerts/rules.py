@@ -32,6 +32,7 @@ _ALERT_KEYS = frozenset({"alert", "expr", "for", "keep_firing_for", "labels", "a
 _RECORD_KEYS = frozenset({"record", "expr", "labels"})
 _MOST_BYTES = 4 * 1024 * 1024
 _SHIPPED = "rules_shipped"
+NO_OFFSET = Seconds(0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +62,17 @@ class RecordRule:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Rules that are judged one after another. `interval` is None where the file gives none."""
+    """Rules that are judged one after another. `interval` is None where the file gives none.
+
+    `limit` bounds what one rule may give (0: no bound); all look `query_offset` into the past.
+    """
 
     name: str
     file: str
     interval: Seconds | None
     rules: tuple[AlertRule | RecordRule, ...]
+    limit: int = 0
+    query_offset: Seconds = NO_OFFSET
 
 
 def shipped() -> Path:
@@ -133,36 +139,38 @@ class _File:
         self._place = _Place()
 
     def read(self) -> list[Group]:
-        root = self._compose()
-        if root is None:
-            return []
         groups: list[Group] = []
         names: set[str] = set()
-        fields = self._fields(root, frozenset({"groups"}), "the file")
-        for node in self._items(fields.get("groups"), "groups"):
+        for root in self._compose():
             self._place = _Place()
-            group = self._group(node)
-            if group.name in names:
-                self._wrong(node, f"group name {group.name!r} is repeated in the same file")
-            names.add(group.name)
-            groups.append(group)
+            fields = self._fields(root, frozenset({"groups"}), "the file")
+            for node in self._items(fields.get("groups"), "groups"):
+                self._place = _Place()
+                group = self._group(node)
+                if group.name in names:
+                    self._wrong(node, f"group name {group.name!r} is repeated in the same file")
+                names.add(group.name)
+                groups.append(group)
         return groups
 
-    def _compose(self) -> yaml.Node | None:
+    def _compose(self) -> list[yaml.Node]:
+        """The file's documents: one, or several parted by `---`."""
         try:
             data = Path(self._file).read_bytes()
             if len(data) > _MOST_BYTES:
                 raise ValueError(f"larger than {_MOST_BYTES} bytes")
-            root = yaml.compose(data.decode(), Loader=yaml.SafeLoader)
-            assert root is None or isinstance(root, yaml.Node)
-            return root
+            return [
+                root
+                for root in yaml.compose_all(data.decode(), Loader=yaml.SafeLoader)
+                if not _null(root)
+            ]
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             where = f":{mark.line + 1}" if mark else ""
             self._problems.append(f"{self._file}{where}: not YAML: {error.problem}")
         except (OSError, ValueError, yaml.YAMLError) as error:
             self._problems.append(f"{self._file}: cannot be read: {error}")
-        return None
+        return []
 
     def _group(self, node: yaml.Node) -> Group:
         fields = self._fields(node, _GROUP_KEYS, "a group")
@@ -171,10 +179,8 @@ class _File:
         if not name:
             self._wrong(node, "a group has no name")
         interval = self._duration(fields.get("interval"))
-        for key in ("limit", "query_offset"):
-            given = fields.get(key)
-            if given is not None and self._text(given) not in ("0", "0s"):
-                self._wrong(given, f"{key} is not supported here: leave it out")
+        limit = self._limit(fields.get("limit"))
+        query_offset = self._duration(fields.get("query_offset")) or NO_OFFSET
         labels = self._labels(fields.get("labels"))
         rules: list[AlertRule | RecordRule] = []
         seen: set[tuple[object, ...]] = set()
@@ -189,7 +195,16 @@ class _File:
             seen.add(identity)
             rules.append(made)
         self._place.rule = ""
-        return Group(name, self._file, interval, tuple(rules))
+        return Group(name, self._file, interval, tuple(rules), limit, query_offset)
+
+    def _limit(self, node: yaml.Node | None) -> int:
+        text = self._text(node)
+        if not text:
+            return 0
+        if node is not None and not text.isdecimal():
+            self._wrong(node, f"limit: a whole number was expected, not {text!r}")
+            return 0
+        return int(text)
 
     def _rule(self, node: yaml.Node, inherited: Mapping[str, str]) -> AlertRule | RecordRule | None:
         fields = self._fields(node, _ALERT_KEYS | _RECORD_KEYS, "a rule")

@@ -19,13 +19,15 @@ class Axis:
     """The times of the columns of one source, oldest first; `base` columns were trimmed before.
 
     `shared` says that many series have their values in each column; the axis of one series with
-    times of its own is not.
+    times of its own is not. The axes of one `owner` (a target's two lanes) may take a series over
+    from one another; between others the first to write keeps it.
     """
 
-    __slots__ = ("_windows", "base", "segments", "shared", "times")
+    __slots__ = ("_windows", "base", "owner", "segments", "shared", "times")
 
-    def __init__(self, shared: bool = True) -> None:
+    def __init__(self, shared: bool = True, owner: object = None) -> None:
         self.shared = shared
+        self.owner = owner
         self.times = array("q")
         self.base = 0
         self.segments: list[Segment] = []

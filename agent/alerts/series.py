@@ -18,6 +18,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 
+from agent.alerts.births import Births, told_by
 from agent.alerts.ingest import Ingested, Target
 from agent.alerts.labels import NAME, Labels, Pairs
 from agent.alerts.segments import Axis, Family, Segment, Series
@@ -56,7 +57,10 @@ class SeriesStore:
         self._max = max_series
         self._watched: frozenset[str] | None = None
         self._families: dict[str, Family] = {}
-        self._targets: dict[Pairs, Target] = {}
+        self._targets: dict[tuple[Pairs, bool], Target] = {}
+        self._births: dict[Pairs, Births] = {}
+        self.born_names: frozenset[str] = frozenset()
+        self._birth_names: frozenset[str] = frozenset()
         self._origins: dict[str, _Origin] = {}
         self._replayed: dict[Pairs, Segment] = {}
         self._collected = 0
@@ -69,20 +73,36 @@ class SeriesStore:
         for target in self._targets.values():
             target.forget_lines(self)
 
-    def ingest(self, target: Mapping[str, str], at: float, body: bytes) -> Ingested:
+    def watch_births(self, names: frozenset[str]) -> None:
+        """Begin the counters of these names with a sample of zero where they were born."""
+        self.born_names = names
+        self._birth_names = told_by(names)
+
+    def ingest(
+        self, target: Mapping[str, str], at: float, body: bytes, fast: bool = False
+    ) -> Ingested:
         """Take one scrape of `target` made at `at` (seconds since the epoch).
 
-        Series of the target that are not in `body` become stale at `at`. A line that nobody
+        Series of the target's lane that are not in `body` become stale at `at`. A line that nobody
         watches is judged when it is first seen, and not again.
 
         Raises:
             ExpositionError: `body` is not in an exposition format; nothing of it is kept.
         """
-        return self._target(target).take(self, _ms(at), body)
+        return self._target(target, fast).take(self, _ms(at), body)
 
     def fail(self, target: Mapping[str, str], at: float) -> None:
-        """A scrape of `target` failed at `at`: all its series become stale."""
-        self._target(target).fail(self, _ms(at))
+        """A scrape of `target` failed at `at`: all its series become stale, on both lanes."""
+        for lane in (False, True):
+            if not lane or _key(target, True) in self._targets:
+                self._target(target, lane).fail(self, _ms(at))
+
+    def divide(self, target: Mapping[str, str], fast: frozenset[str]) -> None:
+        """From now on the metrics `fast` of `target` are taken from its fast lane alone, and the
+        others from the other. Neither lane makes a series of the other stale; what changes lanes
+        stays as it is until its new lane writes it."""
+        for lane in (False, True):
+            self._target(target, lane).keep_to(self, fast)
 
     def write(
         self, origin: str, at: float, samples: Iterable[tuple[Mapping[str, str], float]]
@@ -139,7 +159,7 @@ class SeriesStore:
 
     def wants(self, name: str) -> bool:
         """Whether some rule mentions metric `name`."""
-        return self._watched is None or name in self._watched
+        return self._watched is None or name in self._watched or name in self._birth_names
 
     @property
     def full(self) -> bool:
@@ -152,8 +172,8 @@ class SeriesStore:
             return axis
         for segment in axis.segments:
             segment.values = array("d")
-        self._sweep(axis)
-        return Axis()
+        self.sweep(axis)
+        return Axis(owner=axis.owner)
 
     def column(self, axis: Axis, at: int) -> int | None:
         """Open a column at `at`; None when the axis has one of that very millisecond."""
@@ -209,15 +229,16 @@ class SeriesStore:
         if gone < _TRIM_AT_LEAST or gone * 8 < len(axis.times):
             return
         axis.cut(gone)
-        self._sweep(axis)
+        self.sweep(axis)
 
     # The rest is the store's own.
 
-    def _target(self, labels: Mapping[str, str]) -> Target:
-        key = tuple(sorted(labels.items()))
+    def _target(self, labels: Mapping[str, str], fast: bool) -> Target:
+        key = _key(labels, fast)
         found = self._targets.get(key)
         if found is None:
-            found = self._targets[key] = Target(dict(labels))
+            births = self._births.setdefault(key[0], Births())
+            found = self._targets[key] = Target(dict(labels), fast, births)
         return found
 
     def _collect(self, at: int) -> None:
@@ -235,12 +256,12 @@ class SeriesStore:
         for axis in axes.values():
             if axis.times and axis.times[-1] <= oldest:
                 axis.cut(len(axis.times))
-                self._sweep(axis)
+                self.sweep(axis)
         self._replayed = {k: s for k, s in self._replayed.items() if s.values}
         for target in self._targets.values():
             target.stamped = {k: s for k, s in target.stamped.items() if s.values}
 
-    def _sweep(self, axis: Axis) -> None:
+    def sweep(self, axis: Axis) -> None:
         """Remove the segments that have no samples left, and the series that have no segments."""
         kept = []
         for segment in axis.segments:
@@ -269,10 +290,15 @@ def _in_the_way(last: Segment, axis: Axis) -> bool:
     other = last.axis
     if other is axis:
         return False
-    if other.shared and axis.shared:
+    related = other.owner is not None and other.owner == axis.owner
+    if other.shared and axis.shared and not related:
         return last.live
     end = last.start + len(last.values) - 1 - other.base
     return bool(other.times) and end >= 0 and other.times[end] >= axis.times[-1]
+
+
+def _key(labels: Mapping[str, str], fast: bool) -> tuple[Pairs, bool]:
+    return tuple(sorted(labels.items())), fast
 
 
 def _ms(at: float) -> int:

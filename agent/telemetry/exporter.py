@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -60,9 +62,11 @@ class PrometheusRecorder:
         encoder, content_type = choose_encoder(accept)
         return content_type, encoder(self.registry)
 
-    def text(self) -> bytes:
-        """The plain text format."""
-        return generate_latest(self.registry)
+    def text(self, names: Iterable[str] | None = None) -> bytes:
+        """The plain text format; of the samples of these names only, if some are given."""
+        if names is None:
+            return generate_latest(self.registry)
+        return generate_latest(self.registry.restricted_registry(names))
 
     def _child(self, name: str, kind: str, labels: dict[str, str]) -> Counter | Gauge | Histogram:
         check(name, kind, labels)  # type: ignore[arg-type]

@@ -68,6 +68,9 @@ METRICS: dict[str, Spec] = {
     "series_dropped_total": Spec("counter", "Samples not kept because the bound was met."),
     "rule_evaluations_total": Spec("counter", "Evaluations of a rule.", ("outcome",)),
     "rule_group_seconds": Spec("histogram", "How long a group of rules took to evaluate."),
+    "rule_group_missed_total": Spec(
+        "counter", "Evaluations that groups of rules have missed since their last one."
+    ),
     "alert_ticks_skipped_total": Spec(
         "counter", "Evaluations not made because the one before took too long."
     ),

@@ -93,13 +93,13 @@ def test_all_problems_are_told_with_file_line_group_and_rule(tmp_path: Path) -> 
         "groups: 3",
         "alerting: {}",
         "groups:\n- name: ''\n",
-        "groups:\n- name: a\n  limit: 5\n",
+        "groups:\n- name: a\n  limit: many\n",
         "groups:\n- name: a\n  rules: [{alert: A}]\n",
         "groups:\n- name: a\n  rules: [{alert: A, record: b, expr: c}]\n",
         "groups:\n- name: a\n  rules: [{alert: A, expr: c}, {alert: A, expr: d}]\n",
         '"""\ndocstring\n"""\ngroups: []\n',
         "groups:\n- name: a\n  rules: [{alert: A, expr: c, labels: {__name__: x}}]\n",
-        "groups: []\n---\ngroups: []\n",
+        "groups: [{name: a}]\n---\ngroups: [{name: a}]\n",
     ],
 )
 def test_a_file_that_prometheus_or_we_could_not_use_is_refused(tmp_path: Path, text: str) -> None:

@@ -69,7 +69,7 @@ def _rates(
             i, j = axis.window(after, until)
             known = (-1, -1)
         start, values = segment.start, segment.values
-        if start > i and len(series.segments) > 1:
+        if len(series.segments) > 1 and (start > i or i == axis.base):
             run = Run(series.labels, *series.between(after, until))
             value = extrapolated(run, Range([], after, until), counter, per_second)
             if value is not None:
