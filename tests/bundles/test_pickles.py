@@ -155,6 +155,8 @@ def test_no_sequence_that_python_would_follow_to_os_system_is_accepted(words: li
     assert not named
 
 
+# A changed text may hold an escape that Python means to drop one day: no finding of ours.
+@pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning")
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(REAL), st.data())
 def test_a_real_file_with_bytes_changed_is_accepted_or_refused_and_nothing_else(
