@@ -57,7 +57,9 @@ _METHOD_NEEDS: dict[str, tuple[str, ...]] = {
 class VaultAuth(Section):
     """How the agent proves who it is."""
 
-    method: Literal["token", "approle", "kubernetes", "jwt", "aws"] = "token"
+    method: Literal["token", "approle", "kubernetes", "jwt", "aws"] = Field(
+        "token", description="How the agent logs in."
+    )
     mount: ApiPath | None = Field(
         None, description="Where the method is mounted; default: its own name."
     )
