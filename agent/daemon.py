@@ -71,6 +71,7 @@ class Daemon:
         self._draining = False
         self._reload_error: str | None = None
         self._reloads: set[asyncio.Task[None]] = set()
+        self._reloading = asyncio.Lock()  # of two reloads, the one that read later wins
         self._stack = contextlib.ExitStack()
         try:
             self._open_state()
@@ -209,6 +210,8 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
 
     def _on_hangup(self) -> None:
+        if self._draining:
+            return
         task = asyncio.ensure_future(self._reload_quietly())
         self._reloads.add(task)  # the loop itself keeps no reference
         task.add_done_callback(self._reloads.discard)
@@ -224,7 +227,8 @@ class Daemon:
 
     async def _reload_quietly(self) -> None:
         try:
-            await self.reload()
+            async with self._reloading:
+                await self.reload()
         except AgentError as error:
             _log.error("reload refused; the old configuration stays", error=error.told())
         except Exception as error:  # noqa: BLE001 - a bug must not pass for a reload that worked

@@ -1,0 +1,61 @@
+"""Reloads that come close together end with the newest configuration."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+
+import pytest
+
+from agent.config import Config
+from agent.daemon import Daemon
+
+
+def _config(state: Path, level: str) -> Config:
+    off = {"enabled": False}
+    return Config.model_validate(
+        {
+            "state_dir": str(state),
+            "log": {"level": level},
+            "secrets": off,
+            "bundles": off,
+            "alerts": off,
+        }
+    )
+
+
+async def test_a_reload_that_read_an_older_file_never_undoes_a_newer_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon = Daemon(_config(tmp_path, "info"), tmp_path / "agent.yaml")
+    calls: list[int] = []
+    newer_is_read = threading.Event()
+
+    def load(_path: Path) -> Config:
+        calls.append(1)
+        if len(calls) == 1:  # read the old file, and is slow to come back with it
+            newer_is_read.wait(0.5)
+            return _config(tmp_path, "warning")
+        newer_is_read.set()
+        return _config(tmp_path, "error")
+
+    monkeypatch.setattr("agent.daemon.load_config", load)
+    monkeypatch.setattr("agent.daemon.configure_logging", lambda *_: None)
+    try:
+        daemon._on_hangup()
+        daemon._on_hangup()
+        await asyncio.gather(*daemon._reloads)
+        assert daemon.config.log.level == "error"
+    finally:
+        daemon._stack.close()
+
+
+async def test_a_hangup_while_the_agent_leaves_starts_no_reload(tmp_path: Path) -> None:
+    daemon = Daemon(_config(tmp_path, "info"), tmp_path / "agent.yaml")
+    try:
+        daemon._draining = True
+        daemon._on_hangup()
+        assert not daemon._reloads
+    finally:
+        daemon._stack.close()
