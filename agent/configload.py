@@ -44,6 +44,9 @@ BACKEND_VARIABLES: dict[str, Loc] = {
 """Variables of other makers. Every pod of a cluster may have them, so they say something only where
 their section is there, and never switch a provider on."""
 
+_MOST_OPTIONS = 20_000
+_DEEPEST = 32
+
 _REMEDIES = {
     "extra_forbidden": "remove it or correct its name: see docs/configuration.md",
     "missing": "add it",
@@ -89,6 +92,10 @@ class ConfigError(AgentError):
         self.problems = problems
 
 
+class _TooMuchError(Exception):
+    """More than a configuration can be."""
+
+
 def load_config(path: Path | None, environ: Mapping[str, str] | None = None) -> Config:
     """Read, override and validate.
 
@@ -130,6 +137,14 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[Loc, int]]:
         lines: dict[Loc, int] = {}
         _index(node, (), lines, problems, str(path))
         data = loader.construct_document(node)
+    except _TooMuchError:
+        what = f"over {_MOST_OPTIONS} options, or over {_DEEPEST} levels, aliases followed"
+        raise ConfigError(
+            [Problem(str(path), "", what, "write it without nested aliases")]
+        ) from None
+    except ValueError:  # its own message would quote the value
+        what = "a date or a number in it is none"
+        raise ConfigError([Problem(str(path), "", what, "correct it, or quote it")]) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -147,7 +162,13 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[Loc, int]]:
 def _index(
     node: yaml.Node, loc: Loc, lines: dict[Loc, int], problems: list[Problem], name: str
 ) -> None:
-    """Note the line of every option below `node`, and every key that is there twice."""
+    """Note the line of every option below `node`, and every key that is there twice.
+
+    Raises:
+        _TooMuchError: aliases make it larger than any configuration, or endless.
+    """
+    if len(loc) > _DEEPEST or len(lines) > _MOST_OPTIONS:
+        raise _TooMuchError
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             here = (*loc, str(key.value))

@@ -197,3 +197,28 @@ def test_a_backend_that_would_be_silent_or_unsafe_is_refused(
     with pytest.raises(ConfigError) as caught:
         load_config(file, environ)
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [*a]\n",
+        "secrets: &a {local: *a}\n",
+        "l0: &l0 [x, x]\n" + "".join(f"l{n}: &l{n} [*l{n - 1}, *l{n - 1}]\n" for n in range(1, 24)),
+    ],
+    ids=["a list in itself", "a mapping in itself", "doubled 23 times"],
+)
+def test_aliases_that_make_it_endless_or_huge_are_an_error_not_a_hang(
+    tmp_path: Path, text: str
+) -> None:
+    path = tmp_path / "agent.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="aliases"):
+        load_config(path, {})
+
+
+def test_a_date_that_is_none_is_an_error_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "agent.yaml"
+    path.write_text("environment: 2001-02-30\n")
+    with pytest.raises(ConfigError, match="a date or a number"):
+        load_config(path, {})

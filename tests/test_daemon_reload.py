@@ -30,18 +30,20 @@ async def test_a_reload_that_read_an_older_file_never_undoes_a_newer_one(
 ) -> None:
     daemon = Daemon(_config(tmp_path, "info"), tmp_path / "agent.yaml")
     calls: list[int] = []
-    newer_is_read = threading.Event()
+    newer_is_in_force = threading.Event()
 
     def load(_path: Path) -> Config:
         calls.append(1)
         if len(calls) == 1:  # read the old file, and is slow to come back with it
-            newer_is_read.wait(0.5)
+            newer_is_in_force.wait(0.5)
             return _config(tmp_path, "warning")
-        newer_is_read.set()
         return _config(tmp_path, "error")
 
     monkeypatch.setattr("agent.daemon.load_config", load)
-    monkeypatch.setattr("agent.daemon.configure_logging", lambda *_: None)
+    monkeypatch.setattr(
+        "agent.daemon.configure_logging",
+        lambda level, _: newer_is_in_force.set() if level == "error" else None,
+    )
     try:
         daemon._on_hangup()
         daemon._on_hangup()
