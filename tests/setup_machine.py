@@ -13,6 +13,8 @@ import sys
 
 PACKAGES = {
     "promtool": "prometheus",
+    "prometheus-alertmanager": "prometheus-alertmanager",
+    "amtool": "prometheus-alertmanager",
     "chromium": "chromium",
     "chromedriver": "chromium-driver",
     "strace": "strace",

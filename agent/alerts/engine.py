@@ -151,6 +151,8 @@ class AlertsJob:
             )
         self._teller.repeat(self.judge, at, decided, self.config.repeat_interval)
         await self._commit()
+        for name, sender in self.senders.items():
+            sender.refresh(lambda name=name: self._teller.standing(self.judge, name, at))  # type: ignore[misc]
         self._report.measure()
         if self._clock.monotonic() - self._pruned > _PRUNE_EVERY:
             self._pruned = self._clock.monotonic()

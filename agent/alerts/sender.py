@@ -22,9 +22,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.alerts.errors import DeliveryError
-from agent.alerts.notifiers.base import Notifier
+from agent.alerts.notifiers.base import Notifier, Resends
 from agent.alerts.outbox import Item, Outbox
 from agent.alerts.pace import TokenBucket, pause
+from agent.alerts.routing import Notification
 from agent.clock import Clock
 from agent.telemetry.logs import get_logger
 from agent.telemetry.metrics import Recorder
@@ -71,6 +72,8 @@ class Sender:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"send-{self.name}")
         self._stuck: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
+        self._adopted: Notifier | None = None
+        self._resend_at = self._not_before
 
     def start(self) -> None:
         """Begin to deliver; once begun it goes on until `stop`."""
@@ -92,6 +95,32 @@ class Sender:
         old, self.notifier = self.notifier, notifier
         self._thread.submit(old.close)  # behind a send that may be under way
         self.hurry()
+
+    def refresh(self, standing: Callable[[], list[Notification]]) -> None:
+        """Tell a receiver that forgets again what fires, when it is time; called once a tick.
+
+        Args:
+            standing: what it was told and fires still; asked once for each notifier.
+        """
+        notifier = self.notifier
+        if not isinstance(notifier, Resends):
+            return
+        now = self._clock.monotonic()
+        if self._adopted is not notifier:
+            self._adopted = notifier
+            notifier.adopt(standing())
+            self._resend_at = now
+        if now < max(self._resend_at, self._not_before) or not self._task:
+            return
+        self._resend_at = Monotonic(now + notifier.resend_every)
+        self._thread.submit(self._resend, notifier, self._clock.now())
+
+    def _resend(self, notifier: Resends, now: UnixTime) -> None:
+        """In the thread."""
+        try:
+            notifier.resend(now)
+        except DeliveryError as error:
+            _log.warning("what fires was not told again", destination=self.name, error=error.told())
 
     async def rested(self) -> None:
         """Wait until the queue is empty, or its head failed and waits for another try."""

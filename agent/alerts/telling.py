@@ -168,6 +168,14 @@ class Teller:
         decided: UnixTime,
         repeated: bool = False,
     ) -> None:
+        built = self._notification(alert, status, told, at, repeated)
+        for name in told.destinations:
+            self._outbox.add(name, built, decided)
+
+    def _notification(
+        self, alert: Alert, status: Status, told: Told, at: UnixTime, repeated: bool = False
+    ) -> Notification:
+        """What is told, without what may not leave."""
         context = {"environment": self._environment, "pod": self._pod, **self._seen()}
         built = notify(
             alert,
@@ -180,8 +188,16 @@ class Teller:
             repeated=repeated,
         )
         scrubbed: Any = self._redactor.scrub_tree(built.as_dict())
-        for name in told.destinations:
-            self._outbox.add(name, Notification.from_dict(scrubbed), decided)
+        return Notification.from_dict(scrubbed)
+
+    def standing(self, judge: Judge, destination: str, at: UnixTime) -> list[Notification]:
+        """What `destination` was told and fires still: for a receiver that forgets."""
+        found = []
+        for alert in judge.alerts():
+            told = self._told.get(alert.fingerprint)
+            if told is not None and alert.state == "firing" and destination in told.destinations:
+                found.append(self._notification(alert, "firing", told, at))
+        return found
 
     def _seen(self) -> Mapping[str, str]:
         """What the daemon knows of the bundle; its fault must not cost the page."""

@@ -67,6 +67,50 @@ def test_a_page_names_the_bundle_the_pod_and_links_to_the_runbook() -> None:
     assert details["labels"]["alertname"] == "CriticalLatencyP99High"
 
 
+def test_class_component_group_client_links_and_images_stand_where_the_service_wants_them() -> None:
+    config = PagerDuty.model_validate(
+        {
+            "routing_key": {"secret": "k"},
+            "severity_map": {"page": "critical"},
+            "class_label": "kind",
+            "component_label": "desk",
+            "group_label": "squad",
+            "client": "fra1",
+            "client_url": "https://status.example/fra1",
+        }
+    )
+    told = notification(
+        severity="page",
+        labels={"alertname": "A", "kind": "latency", "desk": "fx", "squad": "risk"},
+        annotations={
+            "summary": "s",
+            "runbook_url": "https://runbooks.example/a",
+            "dashboard_url": "https://dashboards.example/a",
+            "trace_url": "javascript:alert(1)",
+            "image_url": "https://images.example/a.png",
+        },
+    )
+    with FaultyReceiver() as receiver:
+        config = config.model_copy(update={"url": receiver.url("/v2/enqueue")})
+        sent = PagerDutyNotifier(config, lambda _n: ROUTING_KEY.encode(), lambda _n, _v: None)
+        sent.send(told, NOW)
+        sent.close()
+    (built,) = receiver.accepted
+    assert pagerduty_errors(built) == []
+    payload = built["payload"]
+    assert payload["severity"] == "critical"
+    assert (payload["class"], payload["component"], payload["group"]) == ("latency", "fx", "risk")
+    assert (built["client"], built["client_url"]) == ("fra1", "https://status.example/fra1")
+    assert built["links"] == [
+        {"href": "https://runbooks.example/a", "text": "Runbook"},
+        {"href": "https://dashboards.example/a", "text": "Dashboard"},
+    ]
+    (image,) = built["images"]
+    assert image["src"] == "https://images.example/a.png"
+    assert image["href"] == "https://dashboards.example/a"
+    assert not {"links", "images", "client"} & set(payload)
+
+
 def test_a_resolve_carries_the_whole_payload_and_the_trigger_s_key() -> None:
     firing = event(notification("k"), ROUTING_KEY)
     resolved = event(notification("k", "resolved"), ROUTING_KEY)

@@ -137,6 +137,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.receiver.accepted.append(tree)
         if self.path.startswith("/services/"):
             self.reply(200, b"ok")
+        elif self.path.startswith("/hook"):
+            self.reply(200, b"")
         else:
             told = {"status": "success", "dedup_key": tree["dedup_key"]}
             self.reply(202, json.dumps(told).encode())

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from agent.alerts.errors import DeliveryError
 from agent.alerts.exchange import Answer, Connection, ExchangeError, is_safe
@@ -126,6 +126,21 @@ class Notifier(Protocol):
 
     def close(self) -> None:
         """Let go of the connection."""
+        ...
+
+
+@runtime_checkable
+class Resends(Protocol):
+    """A notifier whose receiver forgets what is not told again."""
+
+    resend_every: Seconds
+
+    def adopt(self, firing: Iterable[Notification]) -> None:
+        """Resend these from now on as well: they were told before a restart."""
+        ...
+
+    def resend(self, now: UnixTime) -> int:
+        """Tell again all that fires; how many. Blocking. Raises DeliveryError."""
         ...
 
 
