@@ -154,7 +154,7 @@ class Story:
         for name in PUBLISHED:
             if not (self.stage.secrets / f"{name}.json").is_file():
                 raise NotHappenedError(f"{name} was not published")
-        text = f"3 secrets published, {GOOD} verified and current; whole process"
+        text = f"the trader's 3 secrets published, {GOOD} verified and current; whole process"
         return Told(text, seconds, f"ls -l {self.stage.secrets} {self.stage.models}")
 
     def trader_up(self) -> Told:
@@ -241,7 +241,7 @@ class Story:
         self._flipped_at = os.lstat(self.stage.models / "current").st_mtime
         self._await_trader(SLOW, 15.0)
         rollout = self.watch.rollout(SLOW, "DEPLOYING", "ACTIVE", "ROLLED_BACK") or rollout
-        text = f"published to flipped: {steps_text(rollout)}"
+        text = f"published to flipped; its steps: {steps_text(rollout)}"
         return Told(text, self._flipped_at - self._published_at, f"{self.watch.agent} (Bundles)")
 
     def bake(self) -> Told:
@@ -347,4 +347,4 @@ class Story:
         share = (cpu - used) / (time.monotonic() - began) * 100
         counts = ", ".join(f"{n} to {service}" for service, n in self.watch.received().items())
         text = f"the agent: {resident:.0f} MiB resident, {share:.1f} % of a core; {counts}"
-        return Told(text, None, f"{took(time.monotonic() - began)} of running")
+        return Told(f"{text}; over {took(time.monotonic() - began)}")

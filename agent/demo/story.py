@@ -72,7 +72,7 @@ def _open(tell: Narrator, stage: Stage, story: Story) -> None:
     else:
         why = "NOT in memory: no tmpfs found; allowed in development only"
     tell.fact("secrets", f"{stage.secrets}  ({why})")
-    tell.fact("honest", "market and trader latencies are simulated, all else is real; 2-3 minutes")
+    tell.fact("real", "all but the market and the trader's latencies; it takes about 100 s")
     if stage.swept:
         tell.fact("swept", f"{stage.swept} folders of a demo that was killed")
     tell.line()
