@@ -223,6 +223,17 @@ class Alerts(Section):
     enabled: bool = True
     targets: tuple[Target, ...] = (Target(),)
     interval: Positive = Seconds(1.0)
+    fast_interval: Duration = Field(
+        Seconds(0.25),
+        description="How often the metrics of critical rules are asked for alone; 0: never.",
+    )
+    zero_samples: bool = Field(
+        True,
+        description="Begin the counters of critical rules at zero, when and where they were born.",
+    )
+    own_metrics: bool = Field(
+        True, description="Judge rules on the agent's own metrics too, as job `jules-agent`."
+    )
     timeout: Positive = Field(Seconds(0.8), description="Deadline of one scrape.")
     max_body: Size = Field(Bytes(16 * 1024**2), description="Largest exposition that is read.")
     max_series: int = Field(20000, ge=100)

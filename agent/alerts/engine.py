@@ -1,9 +1,9 @@
 """The alerts job: scrape, judge, queue, deliver, each tick of a schedule that does not drift.
 
-One tick:
+One tick, and on a faster schedule the same with the fast lanes and their rules alone:
 
 1. all targets are scraped at once, each in its own thread, within the scrape's deadline
-2. the moment the last of them has answered (or been cut off) every due rule is judged
+2. the moment they have answered every due rule is judged; what comes late has them judged again
 3. what changed is committed together with the notifications that it calls for
 4. the senders, tasks of their own that a tick never waits for, are woken
 
@@ -18,12 +18,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from agent.alerts.judge import Judge, Verdict, vanished
+from agent.alerts.lanes import Lane
 from agent.alerts.notifiers.base import Notifier, SecretReader
 from agent.alerts.notifiers.make import make_notifiers
 from agent.alerts.outbox import Outbox
+from agent.alerts.own import OwnMetrics
 from agent.alerts.promql import Expression, compile  # noqa: A004 - as re.compile
 from agent.alerts.redact import Redaction
 from agent.alerts.report import Report
+from agent.alerts.rounds import Rounds
 from agent.alerts.rules import load_rules
 from agent.alerts.scrape import Scraper
 from agent.alerts.sender import Sender
@@ -79,20 +82,20 @@ class AlertsJob:
         self._recorder = recorder
         self._clock = clock
         self._reader = secret_reader
-        self._db = db
+        self.db = db
         self._redactor = redactor
         self._gates: dict[str, Expression] = {}
         self.outbox = Outbox(db, clock, config.outbox_limit)
         self.store = SeriesStore(config.max_series, LOOKBACK)
-        self._redaction = Redaction(redactor, config.redact)
-        self._states = States(db, self._redaction.scrub_texts)
+        self.redaction = Redaction(redactor, config.redact)
+        self._states = States(db, self.redaction.scrub_texts)
         self._teller = Teller(
             self._states,
             self.outbox,
             environment=environment,
             pod=pod,
             context=context,
-            redactor=self._redaction,
+            redactor=self.redaction,
         )
         self.judge = self._make_judge(config)
         self.scrapers = {
@@ -100,12 +103,15 @@ class AlertsJob:
         }
         self.senders = {n.name: self._make_sender(n) for n in self._make_notifiers(config)}
         self._timeline = Timeline(clock, config.interval)
+        self._fast_line = Timeline(clock, config.fast_interval or config.interval, self._timeline)
+        self._deciding = asyncio.Lock()
+        self._own = OwnMetrics(self.store, recorder, pod)
+        self._rounds = Rounds(self, recorder, clock)
         self._evaluated_at: UnixTime | None = None
         self._collecting_since: UnixTime | None = None
         self._began = self._timeline.now()
         self._pruned = clock.monotonic()
         self._orphans: list[Verdict] = []
-        self._ticking = False
         self._incoming: Callable[[], None] | None = None
         self._background: set[asyncio.Task[None]] = set()
         self._report = Report(self, recorder, clock)
@@ -119,30 +125,37 @@ class AlertsJob:
         self.start_senders()
         self._timeline.change(self.config.interval)
         await self._commit()
-        while True:
-            self._ticking = True
-            try:
-                await self.tick(self._timeline.stamp())
-            except Exception:
-                self._recall()
-                raise
-            finally:
-                self._ticking = False
-                self._settle()
-            wait, skipped = self._timeline.advance()
-            if skipped:
-                self._recorder.inc("alert_ticks_skipped_total", skipped)
-                _log.warning("evaluation takes longer than its interval", skipped=skipped)
-            await self._clock.sleep(wait)
+        try:
+            await self._rounds.run(self._timeline, self._fast_line, self.tick)
+        except Exception:
+            self._recall()
+            raise
 
     async def tick(self, at: UnixTime) -> None:
         """Scrape, judge, queue, once."""
-        await asyncio.gather(*(scraper.scrape(at) for scraper in self.scrapers.values()))
+        self._own.take(at)
+        await self._rounds.whole(at)
+        self._report.measure()
+        if self._clock.monotonic() - self._pruned > _PRUNE_EVERY:
+            self._pruned = self._clock.monotonic()
+            await self.outbox.prune()
+
+    async def decide(self, at: UnixTime, lane: Lane, again: UnixTime | None = None) -> None:
+        """Judge, queue, commit; one at a time, for both schedules come here."""
+        try:
+            async with self._deciding:
+                await self._judge(at, lane, again)
+        finally:
+            self._settle()
+
+    async def _judge(self, at: UnixTime, lane: Lane, again: UnixTime | None) -> None:
         decided = self._clock.now()
         if self._collecting_since is None and self._all_up():
             self._collecting_since = at
-        verdicts = await self.judge.judge(at, self._collected(at), self.config.interval)
-        self._evaluated_at = at
+        verdicts = await self.judge.judge(
+            at, self._collected(at), self.config.interval, lane, again
+        )
+        self._evaluated_at = UnixTime(max(at, self._evaluated_at or at))
         verdicts = self._orphans + verdicts
         self._orphans = []
         for item in self._teller.take(verdicts, self.judge, at, decided):
@@ -153,10 +166,6 @@ class AlertsJob:
         await self._commit()
         for name, sender in self.senders.items():
             sender.refresh(lambda name=name: self._teller.standing(self.judge, name, at))  # type: ignore[misc]
-        self._report.measure()
-        if self._clock.monotonic() - self._pruned > _PRUNE_EVERY:
-            self._pruned = self._clock.monotonic()
-            await self.outbox.prune()
 
     def _recall(self) -> None:
         """After a crash in the middle of a tick: back to the states that were committed.
@@ -214,7 +223,8 @@ class AlertsJob:
 
     def _make_judge(self, config: Alerts) -> Judge:
         groups = load_rules(config.rules)
-        return Judge(groups, self.store, self._recorder, config.external_labels)
+        fast = config.fast_interval > 0
+        return Judge(groups, self.store, self._recorder, config.external_labels, fast)
 
     def _make_scraper(self, config: Alerts, target: Target) -> Scraper:
         return Scraper(
@@ -227,7 +237,7 @@ class AlertsJob:
         )
 
     def _make_notifiers(self, config: Alerts) -> list[Notifier]:
-        return make_notifiers(config, self._reader, self._redactor.learn, self._db)
+        return make_notifiers(config, self._reader, self._redactor.learn, self.db)
 
     def _make_sender(self, notifier: Notifier) -> Sender:
         return Sender(notifier, self.outbox, self._recorder, self._clock)
@@ -245,7 +255,7 @@ class AlertsJob:
         """Routes, labels and what the store keeps, as the configuration and rules now say."""
         self.config = config
         self.outbox.limit = config.outbox_limit
-        self._redaction.patterns = config.redact
+        self.redaction.patterns = config.redact
         self._teller.routes = tuple(sender.notifier.route for sender in self.senders.values())
         self._teller.external = config.external_labels
         self._watch()
@@ -257,6 +267,8 @@ class AlertsJob:
             looks_back = max(looks_back, Seconds(expression.longest_range))
             names = None if names is None or expression.names is None else names | expression.names
         self.store.watch(names)
+        self._rounds.divide()
+        self._own.choose(names, self.config.own_metrics)
         self.store.retention = Seconds(looks_back + LOOKBACK)
 
     def prepare(self, section: Alerts) -> Callable[[], None]:
@@ -279,13 +291,14 @@ class AlertsJob:
 
         def commit() -> None:
             self._incoming = apply
-            if not self._ticking:
-                self._settle()
+            self._settle()
 
         return commit
 
     def _settle(self) -> None:
-        """Apply a reload that came while a tick was under way."""
+        """Apply a reload, once nothing is being judged."""
+        if self._deciding.locked():
+            return
         apply, self._incoming = self._incoming, None
         if apply is not None:
             apply()
@@ -301,6 +314,8 @@ class AlertsJob:
         self._replace_senders(notifiers)
         if section.interval != self.config.interval:
             self._timeline.change(section.interval)
+        if section.fast_interval != self.config.fast_interval:
+            self._fast_line.change(section.fast_interval or section.interval)
         self._take_over(section)
         names = self.judge.names()
         grew = names is None or (old_names is not None and not names <= old_names)
@@ -335,6 +350,10 @@ class AlertsJob:
             else:
                 self.senders[name] = self._make_sender(notifier)
                 self.senders[name].start()
+
+    def announce(self, verdict: Verdict) -> None:
+        """Tell of something that no rule judges, with the next tick, as if one had."""
+        self._orphans.append(verdict)
 
     # -- what other jobs ask ------------------------------------------------------------------
 

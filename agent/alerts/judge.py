@@ -14,7 +14,6 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from agent.alerts import lanes
 from agent.alerts.errors import AlertsError, EvalError
@@ -59,6 +58,7 @@ class Judged:
     window: Seconds = NO_WINDOW
     fast: bool = False
     at: UnixTime | None = None
+    seconds: float = 0.0
 
     @property
     def state(self) -> str:
@@ -105,7 +105,8 @@ class Judge:
         external_labels: Mapping[str, str],
         fast_lane: bool = False,
     ) -> None:
-        self.fast_names = lanes.critical_names(groups) if fast_lane else frozenset()
+        self.critical_names = lanes.critical_names(groups)
+        self.fast_names = self.critical_names if fast_lane else frozenset()
         self.groups = [JudgedGroup(group, list(_named(group))) for group in groups]
         _open_windows(self.rules())
         quick = lanes.quick_rules(groups, self.fast_names)
@@ -215,7 +216,9 @@ class Judge:
             for judged in rules:
                 if judged.at is None or at > judged.at:
                     judged.at = at
+                    start = time.perf_counter()
                     verdicts.extend(self._judge_one(group.group, judged, at, collected))
+                    judged.seconds = time.perf_counter() - start
             now = time.perf_counter()
             self._recorder.observe("rule_group_seconds", now - began)
             if now - turn > _TURN:
@@ -303,26 +306,6 @@ class Judge:
                 self._queries.clear()  # texts made from label values have no bound
             self._queries[text] = expression
         return list(expression.instant(self._store, at))
-
-    def as_dict(self) -> list[dict[str, Any]]:
-        """The read model of groups and rules."""
-        return [
-            {
-                "name": group.group.name,
-                "file": str(group.group.file),
-                "missed": group.missed,
-                "rules": [
-                    {
-                        "name": judged.rule.name,
-                        "type": "alerting" if isinstance(judged.rule, AlertRule) else "recording",
-                        "state": judged.state,
-                        "last_error": judged.last_error,
-                    }
-                    for judged in group.rules
-                ],
-            }
-            for group in self.groups
-        ]
 
 
 def vanished(kept: Kept, at: UnixTime) -> Verdict:

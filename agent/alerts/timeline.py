@@ -21,23 +21,24 @@ _ALIGNED = 0.1
 class Timeline:
     """The schedule of one run."""
 
-    def __init__(self, clock: Clock, interval: Seconds) -> None:
+    def __init__(self, clock: Clock, interval: Seconds, beside: Timeline | None = None) -> None:
+        """`beside`: another schedule whose stamps these are to agree with."""
         self._clock = clock
-        self._offset = clock.now() - clock.monotonic()
+        self.offset: Seconds = beside.offset if beside else Seconds(clock.now() - clock.monotonic())
         self._origin = clock.monotonic()
         self._number = 0
         self.interval = interval
 
     def now(self) -> UnixTime:
         """The present, in stamps."""
-        return UnixTime(round(self._clock.monotonic() + self._offset, 3))
+        return UnixTime(round(self._clock.monotonic() + self.offset, 3))
 
     def stamp(self) -> UnixTime:
         """The time of the tick that starts now."""
         place = self._place()
         late = self._clock.monotonic() - place
         if 0 <= late < _ALIGNED * self.interval:
-            return UnixTime(round(place + self._offset, 3))
+            return UnixTime(round(place + self.offset, 3))
         return self.now()
 
     def advance(self) -> tuple[Seconds, int]:

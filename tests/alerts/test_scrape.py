@@ -214,10 +214,10 @@ async def test_a_fault_of_ours_is_a_failed_scrape_and_does_not_end_the_job(
 ) -> None:
     async with bench("http://127.0.0.1:1/metrics") as made:
 
-        def broken() -> bytes:
+        async def broken(*_: object) -> bytes:
             raise KeyError("urllib3")
 
-        monkeypatch.setattr(made.scraper, "fetch", broken)
+        monkeypatch.setattr(made.scraper._fetcher, "body", broken)
         await made.scrape()
         assert made.value("up") == [0.0]
         assert "fault of the agent: KeyError" in made.scraper.as_dict()["last_error"]
