@@ -106,11 +106,28 @@ def _bundle(parent: argparse.ArgumentParser, common: argparse.ArgumentParser) ->
     deploy.add_argument("version")
     deploy.add_argument("--source", metavar="DIR", help="take the files from DIR")
     deploy.add_argument("--force", action="store_true", help="skip the health gate; recorded")
+    deploy.add_argument(
+        "--hotfix", metavar="WHY", help="go live in a freeze window all the same; recorded"
+    )
     back = verb("rollback", "bundle:rollback", "flip back to the previous version, or to VERSION")
     back.add_argument("version", nargs="?")
     back.add_argument("--reason", default="", help="kept in the history")
     history = verb("history", "bundle:history", "rollouts: who, when, from, to, why, how long")
     history.add_argument("--limit", type=int, default=20)
+    history.add_argument("--steps", action="store_true", help="each step and what decided it")
+    hold = verb("hold", "standing:hold", "keep what is live, through every restart; rollback stays")
+    hold.add_argument("--reason", default="", help="shown wherever the hold stops something")
+    hold.add_argument("--until", metavar="WHEN", help="2h, or 2025-07-08T16:00-04:00")
+    verb("resume", "standing:resume", "end the hold; the channel is followed again")
+    pin = verb("pin", "standing:pin", "keep a version on disk whatever is collected")
+    pin.add_argument("version")
+    unpin = verb("unpin", "standing:unpin", "let a pinned version be collected again")
+    unpin.add_argument("version")
+    collect = verb("gc", "standing:collect", "remove versions that retention no longer keeps")
+    collect.add_argument("--dry-run", action="store_true", help="only tell what would be removed")
+    diff = verb("diff", "standing:diff", "what differs between two versions on disk")
+    diff.add_argument("version", metavar="V1")
+    diff.add_argument("other", metavar="V2")
 
 
 def _alerts(parent: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:

@@ -22,6 +22,7 @@ from agent.confignotify import (
     Slack,
     Webhook,
 )
+from agent.configrollouts import Bake, FreezeWindow, OnFlip, Retention
 from agent.configtypes import (
     Duration,
     FilePath,
@@ -166,23 +167,6 @@ class TraderHealth(Section):
     )
 
 
-class BakeGate(Section):
-    """A PromQL condition in an alert's sense: any result while baking is a breach."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
-    expr: str = Field(min_length=1)
-
-
-class Bake(Section):
-    """How long a new version is watched, and by what."""
-
-    duration: Duration = Seconds(60.0)
-    interval: Positive = Seconds(1.0)
-    gates: tuple[BakeGate, ...] = (
-        BakeGate(name="critical-alerts", expr='ALERTS{alertstate="firing", severity="critical"}'),
-    )
-
-
 class Limits(Section):
     """Bounds on what a bundle may be."""
 
@@ -205,6 +189,11 @@ class Bundles(Section):
     )
     health: TraderHealth = TraderHealth()
     bake: Bake = Bake()
+    freeze: tuple[FreezeWindow, ...] = Field(
+        (), description="Times at which no new version goes live; a way back stays open."
+    )
+    on_flip: OnFlip | None = Field(None, description="How the trader is told of a flip.")
+    retention: Retention = Retention()
     limits: Limits = Limits()
     settle: Duration = Field(Seconds(0.5), description="Shortest time between two flips.")
 

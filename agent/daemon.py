@@ -23,7 +23,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from agent import __version__, fs
+from agent.adminverbs import bundle_verb
 from agent.alerts.engine import AlertsJob
+from agent.alerts.rolledback import RolledBack
 from agent.audit import AuditLog
 from agent.bundles.job import BundlesJob
 from agent.clock import Clock, SystemClock
@@ -138,6 +140,7 @@ class Daemon:
                 clock=self._clock,
                 secret_gate=self.secrets,
                 metric_gate=self.alerts,
+                told=RolledBack(self.alerts, self._clock) if self.alerts else None,
             )
 
     @property
@@ -354,33 +357,7 @@ class Daemon:
             return {"reloaded": True}
         if verb == "refresh":
             return dict(await _enabled(self.secrets, "secrets").refresh())
-        bundles = _enabled(self.bundles, "bundles")
-        if verb == "deploy":
-            source = arguments.get("source")
-            if not arguments.get("version"):
-                raise UsageError("deploy names no version", 'send {"version": "…"}')
-            return dict(
-                await bundles.deploy(
-                    str(arguments["version"]),
-                    source=Path(source) if source else None,
-                    actor="operator",
-                    force=bool(arguments.get("force", False)),
-                )
-            )
-        if verb == "rollback":
-            return dict(
-                await bundles.rollback(
-                    arguments.get("version"),
-                    actor="operator",
-                    reason=str(arguments.get("reason") or "asked for by an operator"),
-                )
-            )
-        if verb == "history":
-            limit = arguments.get("limit", 20)
-            if not isinstance(limit, int) or limit < 1:
-                raise UsageError("history's limit is no positive number", 'send {"limit": 20}')
-            return {"history": bundles.history(limit)}
-        raise UsageError(f"no such verb: {verb}", "see `jules-agent --help`")
+        return await bundle_verb(self.bundles, verb, arguments)
 
 
 def _enabled(job: T | None, name: str) -> T:

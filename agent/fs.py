@@ -140,7 +140,8 @@ def remove_tree(path: Path) -> None:
         OSError: something could not be removed.
     """
     for folder, _, _ in os.walk(path):
-        os.chmod(folder, 0o700)
+        with suppress(FileNotFoundError):
+            os.chmod(folder, 0o700)
     with suppress(FileNotFoundError):
         shutil.rmtree(path)
 

@@ -1,8 +1,9 @@
 """What one job may ask of another, without knowing it: handed over by the daemon.
 
 A rollout asks whether the trader's secrets are fresh (`SecretGate`) and what a PromQL condition
-says right now (`MetricGate`). The answers are plain data, so that the asking side can decide alone
-and fail closed: no fresh samples is an answer too, and not a good one.
+says right now (`MetricGate`), and has people told when it goes back (`RolloutTold`). The answers
+are plain data, so that the asking side can decide alone and fail closed: no fresh samples is an
+answer too, and not a good one.
 """
 
 from __future__ import annotations
@@ -59,4 +60,16 @@ class SecretGate(Protocol):
 
     def why_not(self) -> str | None:
         """Why the trader's secrets are not fresh enough for a flip; None when they are."""
+        ...
+
+
+class RolloutTold(Protocol):
+    """The alerts job, as a rollout sees it when there is something that people must hear of."""
+
+    def rolled_back(self, version: str, to: str | None, reason: str, actor: str) -> None:
+        """`version` was live and is no longer; `to` is live instead. Never raises, never waits."""
+        ...
+
+    def went_live(self, version: str) -> None:
+        """A version was kept: what was told before is over."""
         ...

@@ -1,6 +1,7 @@
 """The decision over a new version while it bakes: go on, keep it, or put the old one back. Pure.
 
-- any result of any gate's expression is a breach, at once
+- a gate that is broken (any result, or a value out of its bounds or not a number) is a breach, at
+  once
 - a gate without samples, or in error, is blind; blind for longer than `stale_after` is a breach,
   and so are samples that have got older than that: what cannot be seen is not well
 - the trader unwell `attempts` times in a row is a breach
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from agent.bundles.gates import Look, stale_after
-from agent.config import Bake
+from agent.configrollouts import Bake
 from agent.units import Monotonic, Seconds
 
 
@@ -46,11 +47,15 @@ class BakeWatch:
         *,
         attempts: int,
         forgiven: frozenset[str] = frozenset(),
+        excused: frozenset[str] = frozenset(),
     ) -> None:
+        """`forgiven` were broken before the flip already; `excused` have no reading from before it,
+        by force."""
         self.config = config
         self.ends = Monotonic(started + config.duration)
         self._attempts = attempts
         self._forgiven = set(forgiven)
+        self._excused = excused
         self._blind_since: dict[str, Monotonic] = {}
 
     def left(self, now: Monotonic) -> Seconds:
@@ -71,7 +76,7 @@ class BakeWatch:
         limit = stale_after(self.config)
         blind = False
         for item in looks:
-            why = item.blind(limit)
+            why = item.blind(limit) or self._no_baseline(item)
             if why is None:
                 self._blind_since.pop(item.name, None)
                 broken = self._broken(item)
@@ -89,6 +94,11 @@ class BakeWatch:
         if now >= self.ends and not blind and not unwell:
             return Judgement(Verdict.PASSED)
         return Judgement(Verdict.GOING_ON)
+
+    def _no_baseline(self, item: Look) -> str | None:
+        if item.gate.relative and item.before is None and item.name not in self._excused:
+            return "there is no reading from before the flip"
+        return None
 
     def _broken(self, item: Look) -> str | None:
         broken = item.breach()

@@ -31,5 +31,9 @@ class GateError(BundleError):
     exit_code = Exit.HEALTH
 
 
+class NoRoomError(GateError):
+    """The disk is too full for what is to be staged."""
+
+
 class RolloutError(BundleError):
     """A step of a rollout failed; the last good version is live."""

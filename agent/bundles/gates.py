@@ -7,15 +7,20 @@ A metric that cannot be judged does not pass: the bake could not judge it either
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from agent import fs
-from agent.config import Bake, BakeGate, Limits
+from agent.bundles.freeze import frozen
+from agent.bundles.orders import Orders
+from agent.config import Limits
+from agent.configrollouts import Bake, BakeGate, FreezeWindow
 from agent.errors import AgentError
 from agent.gates import MetricGate, Reading, Result, SecretGate
-from agent.units import Seconds
+from agent.units import Seconds, UnixTime
 
 _SHORTEST_BLIND = 5.0
 _INTERVALS_BLIND = 5
@@ -25,11 +30,28 @@ _INTERVALS_BLIND = 5
 class Look:
     """One gate, looked at once. `error` or no `age`: it could not be judged."""
 
-    name: str
-    expr: str
+    gate: BakeGate
     results: tuple[Result, ...] = ()
     age: Seconds | None = None
     error: str | None = None
+    before: float | None = None
+    """The reading before the flip, for a gate that compares with it."""
+
+    @property
+    def name(self) -> str:
+        return self.gate.name
+
+    @property
+    def value(self) -> float | None:
+        """The one that decides: the smallest for a gate with only a lower bound, else the largest;
+        not a number, if any is none."""
+        values = [item.value for item in self.results]
+        if not values:
+            return None
+        if any(math.isnan(value) for value in values):
+            return math.nan
+        only_min = self.gate.min is not None and self.gate.max is None and not self.gate.relative
+        return min(values) if only_min else max(values)
 
     def blind(self, stale_after: Seconds) -> str | None:
         """Why this look says nothing; None when it can be judged."""
@@ -39,14 +61,58 @@ class Look:
             return "no samples yet"
         if self.age > stale_after:
             return f"the newest samples are {self.age:.1f} s old"
+        if self.gate.judges_value and not self.results:
+            return "the expression has no result"
         return None
 
     def breach(self) -> str | None:
-        """What broke the gate; None when the condition holds nowhere."""
+        """What broke the gate; None when it is kept."""
         if not self.results:
             return None
+        if self.gate.judges_value:
+            return self._out_of_bounds()
         more = f" and {len(self.results) - 1} more" if len(self.results) > 1 else ""
         return f"{self.name}: {told(self.results[0])}{more}"
+
+    def _out_of_bounds(self) -> str | None:
+        value, gate, before = self.value, self.gate, self.before
+        if value is None:
+            return None
+        if math.isnan(value):
+            return f"{self.name}: the value is not a number"
+        lowest = min(item.value for item in self.results)
+        if gate.max is not None and value > gate.max:
+            return f"{self.name}: {value:g} is above {gate.max:g}"
+        if gate.min is not None and lowest < gate.min:
+            return f"{self.name}: {lowest:g} is below {gate.min:g}"
+        if before is None:
+            return None
+        if gate.max_increase is not None and value > before + gate.max_increase:
+            by = f"more than {gate.max_increase:g} above the {before:g} from before the flip"
+            return f"{self.name}: {value:g} is {by}"
+        if gate.max_ratio is not None and value > before * gate.max_ratio:
+            by = f"more than {gate.max_ratio:g} times the {before:g} from before the flip"
+            return f"{self.name}: {value:g} is {by}"
+        return None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the history: what was seen, JSON-able."""
+        value = self.value
+        return {
+            "gate": self.name,
+            "value": None if value is None else shown(value),
+            "before": None if self.before is None else shown(self.before),
+            "samples_age": self.age,
+            "breach": self.breach(),
+            "error": self.error,
+        }
+
+
+def shown(value: float) -> float | str:
+    """A value as JSON can hold it: what is no finite number is written as Prometheus writes it."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else f"{'+' if value > 0 else '-'}Inf"
 
 
 def told(result: Result) -> str:
@@ -69,18 +135,45 @@ def stale_after(bake: Bake) -> Seconds:
     return Seconds(max(_SHORTEST_BLIND, _INTERVALS_BLIND * bake.interval))
 
 
-def look(gate: BakeGate, metrics: MetricGate) -> Look:
+def look(gate: BakeGate, metrics: MetricGate, before: float | None = None) -> Look:
     """Ask one gate now; an expression that cannot be evaluated is an answer too."""
     try:
         reading: Reading = metrics.read(gate.expr)
     except AgentError as error:
-        return Look(gate.name, gate.expr, error=str(error))
-    return Look(gate.name, gate.expr, reading.results, reading.samples_age)
+        return Look(gate, error=str(error))
+    return Look(gate, reading.results, reading.samples_age, before=before)
 
 
-def look_all(bake: Bake, metrics: MetricGate | None) -> list[Look]:
-    """Every gate of the bake, now; none where the alerts job is off."""
-    return [] if metrics is None else [look(gate, metrics) for gate in bake.gates]
+def look_all(
+    bake: Bake, metrics: MetricGate | None, before: Mapping[str, float] | None = None
+) -> list[Look]:
+    """Every gate of the bake, now; none where the alerts job is off. `before` holds, by gate, the
+    readings from before the flip."""
+    if metrics is None:
+        return []
+    return [look(gate, metrics, (before or {}).get(gate.name)) for gate in bake.gates]
+
+
+def baseline(looks: Sequence[Look]) -> dict[str, float]:
+    """What the gates that compare with it read before the flip."""
+    return {
+        item.name: item.value
+        for item in looks
+        if item.gate.relative and item.value is not None and math.isfinite(item.value)
+    }
+
+
+def forbidden(
+    orders: Orders, windows: Sequence[FreezeWindow], now: UnixTime, *, hotfix: bool
+) -> str | None:
+    """Why nothing may go live now: a person's hold, or a freeze window without a hotfix."""
+    hold = orders.hold(now)
+    if hold is not None:
+        return hold.told()
+    window = None if hotfix or not windows else frozen(windows, now)
+    if window is not None:
+        return f"frozen, {window.told}"
+    return None
 
 
 def disk(root: Path, limits: Limits) -> str | None:

@@ -41,6 +41,7 @@ _STEPS = (
     )
     """,
     "CREATE INDEX bundle_rollouts_by_version ON bundle_rollouts (version, id)",
+    "ALTER TABLE bundle_rollouts ADD COLUMN why TEXT",
 )
 _SAFE = frozenset({State.FAILED, State.ROLLED_BACK})
 _ENDED = frozenset({State.ACTIVE, State.FAILED, State.ROLLED_BACK})
@@ -65,13 +66,19 @@ class History:
 
     # -- writing ------------------------------------------------------------------------------
 
-    def begin(self, version: Version, from_version: Version | None, actor: str) -> Rollout:
-        """A new rollout, PENDING.
+    def begin(
+        self,
+        version: Version,
+        from_version: Version | None,
+        actor: str,
+        why: str | None = None,
+    ) -> Rollout:
+        """A new rollout, PENDING; `why` it was asked for.
 
         Raises:
             RolloutError: it cannot be written down, so it must not begin.
         """
-        return self._insert(version, State.PENDING, from_version, actor, None, None)
+        return self._insert(version, State.PENDING, from_version, actor, None, None, why)
 
     def found(self, version: Version, actor: str, reason: str, digest: Digest | None) -> Rollout:
         """A version that is live though no rollout of ours put it there: noted as ACTIVE."""
@@ -133,6 +140,20 @@ class History:
         except sqlite3.Error as error:
             _log.error("steps were not written down", version=rollout.version, error=str(error))
 
+    def insist(self, rollout: Rollout) -> None:
+        """`save`, for what must be on disk before it is acted on.
+
+        Raises:
+            RolloutError: it cannot be written down.
+        """
+        try:
+            self._store(rollout, rollout.state, rollout.ended_at, rollout.reason)
+        except sqlite3.Error as error:
+            raise RolloutError(
+                f"the rollout of {rollout.version} cannot be written down: {error}",
+                "free space on the state folder's volume",
+            ) from error
+
     # -- reading ------------------------------------------------------------------------------
 
     def recent(self, limit: int = RECENT) -> list[Rollout]:
@@ -166,6 +187,14 @@ class History:
         )
         return [Version(row["version"]) for row in rows if row["state"] == State.ACTIVE.name]
 
+    def used(self) -> dict[Version, UnixTime]:
+        """When each version was last the subject of a rollout."""
+        rows = self._db.query(
+            "SELECT version, max(coalesce(ended_at, started_at)) AS at FROM bundle_rollouts "
+            "GROUP BY version"
+        )
+        return {Version(row["version"]): UnixTime(row["at"]) for row in rows}
+
     # -- rows ---------------------------------------------------------------------------------
 
     def _insert(
@@ -176,21 +205,24 @@ class History:
         actor: str,
         reason: str | None,
         digest: Digest | None,
+        why: str | None = None,
     ) -> Rollout:
         now = self._clock.now()
         ended = now if state in _ENDED else None
-        values = (version, state.name, from_version, actor, now, ended, reason, digest)
+        values = (version, state.name, from_version, actor, now, ended, reason, digest, why)
         try:
             with self._db.transaction() as cursor:
                 cursor.execute(
                     "INSERT INTO bundle_rollouts (version, state, from_version, actor, "
-                    "started_at, ended_at, reason, digest) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    "started_at, ended_at, reason, digest, why) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     values,
                 )
                 number = cursor.lastrowid
             detail: dict[str, Any] = {"rollout": number, "from_version": from_version}
             if reason:
                 detail["reason"] = reason
+            if why:
+                detail["why"] = why
             self._audit.append(actor, "bundle.transition", version, state.value, detail)
         except (sqlite3.Error, AuditError) as error:
             raise RolloutError(
@@ -199,7 +231,7 @@ class History:
             ) from error
         assert number is not None
         rollout = Rollout(
-            number, version, state, from_version, actor, now, ended, reason, digest=digest
+            number, version, state, from_version, actor, now, ended, reason, digest=digest, why=why
         )
         with self._lock:
             self._recent.appendleft(rollout)
@@ -228,7 +260,13 @@ class History:
 
 def _rollout(row: sqlite3.Row) -> Rollout:
     steps = [
-        Step(item["step"], item["seconds"], item["outcome"], item["detail"])
+        Step(
+            item["step"],
+            item["seconds"],
+            item["outcome"],
+            item["detail"],
+            item.get("values", []),
+        )
         for item in json.loads(row["steps"])
     ]
     return Rollout(
@@ -242,4 +280,5 @@ def _rollout(row: sqlite3.Row) -> Rollout:
         reason=row["reason"],
         steps=steps,
         digest=row["digest"],
+        why=row["why"],
     )

@@ -3,7 +3,8 @@
 1. links and leftovers are put right; a live version that was banned is put back
 2. every byte of the live version is compared with its manifest
 3. when the channel asks for another one, and nothing speaks against it, that is staged, validated
-   and flipped to; there is no trader yet, so no health is asked
+   and flipped to; there is no trader yet, so no health is asked. A hold or a freeze window speaks
+   against it, unless nothing sound is live
 What is live and sound stays live whenever the channel's wish cannot be had: an unreachable store or
 a bad new version must not keep a pod from starting. Synchronous, and light: no event loop, no
 metrics library, no database.
@@ -17,8 +18,10 @@ from agent.audit import AuditLog
 from agent.bundles.desired import why_not
 from agent.bundles.errors import BundleError, MissingError, RejectedError, StoreError
 from agent.bundles.flip import back, forward, reconcile, set_previous
+from agent.bundles.gates import forbidden
 from agent.bundles.layout import Layout
 from agent.bundles.model import Desired, Manifest, digest_of
+from agent.bundles.orders import Orders
 from agent.bundles.staging import stage
 from agent.bundles.stores.base import Store
 from agent.bundles.stores.folder import FolderStore
@@ -27,7 +30,7 @@ from agent.bundles.verified import Verified, sound, verify
 from agent.clock import Clock
 from agent.config import Bundles
 from agent.telemetry.logs import get_logger
-from agent.units import Version
+from agent.units import UnixTime, Version
 
 _log = get_logger(__name__)
 
@@ -51,7 +54,8 @@ def init_bundle(
     """
     layout = Layout(Path(config.root))
     layout.prepare()
-    work = _Init(config, layout, Verdicts(state_dir), audit, manifest_required)
+    orders, now = Orders(state_dir), clock.now()
+    work = _Init(config, layout, Verdicts(state_dir), audit, manifest_required, orders, now)
     with layout.lock(f"a change of {layout.root}"):
         began = clock.monotonic()
         version = work.run(channel)
@@ -67,6 +71,8 @@ class _Init:
         verdicts: Verdicts,
         audit: AuditLog,
         manifest_required: bool,
+        orders: Orders,
+        now: UnixTime,
     ) -> None:
         self._config = config
         self._layout = layout
@@ -74,6 +80,8 @@ class _Init:
         self._audit = audit
         self._manifest_required = manifest_required
         self._verified = Verified()
+        self._orders = orders
+        self._now = now
 
     def run(self, channel: str) -> Version:
         for what in reconcile(self._layout, (), adopt=not self._manifest_required):
@@ -151,6 +159,12 @@ class _Init:
             digest=digest,
             verdicts=self._verdicts,
         )
+        if reason is None and live is not None:
+            stopped = forbidden(self._orders, self._config.freeze, self._now, hotfix=False)
+            if stopped is not None:
+                _log.warning("what is live stays", version=live.version, why=stopped)
+                self._note("bundle.init", live.version, "kept", stopped)
+                return None
         if reason is None:
             return store, Desired(desired.version, digest)
         if live is None:

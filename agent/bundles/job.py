@@ -23,20 +23,21 @@ from agent.bundles.desired import why_not
 from agent.bundles.errors import BundleError, GateError
 from agent.bundles.flip import reconcile
 from agent.bundles.history import RECENT, History
+from agent.bundles.keeping import Keeping
 from agent.bundles.layout import Layout
 from agent.bundles.model import Desired
-from agent.bundles.progress import Tools
+from agent.bundles.orders import Orders
+from agent.bundles.progress import Tools, damaged
 from agent.bundles.rollouts import Rollouts, digest_here, stored_digest
 from agent.bundles.stores.base import Store, Watch
 from agent.bundles.stores.folder import FolderStore
 from agent.bundles.threads import in_thread
 from agent.bundles.verdicts import Verdicts
-from agent.bundles.verified import verify
 from agent.bundles.view import conditions, snapshot
 from agent.clock import Clock
 from agent.config import Bundles
 from agent.errors import AgentError, UsageError
-from agent.gates import MetricGate, SecretGate
+from agent.gates import MetricGate, RolloutTold, SecretGate
 from agent.health import Condition
 from agent.state import StateDB
 from agent.telemetry.logs import get_logger
@@ -66,6 +67,7 @@ class BundlesJob:
         clock: Clock,
         secret_gate: SecretGate | None,
         metric_gate: MetricGate | None,
+        told: RolloutTold | None = None,
         roll: Callable[[], float] = random.random,
     ) -> None:
         """Nothing is touched on disk but the state.
@@ -79,11 +81,13 @@ class BundlesJob:
             Layout(config.root),
             History(db, audit, recorder, clock),
             Verdicts(Path(db.path).parent),
+            Orders(Path(db.path).parent),
             recorder,
             clock,
             secret_gate,
             metric_gate,
             last_flip=clock.monotonic(),
+            told=told,
         )
         self._check_gates(config)
         self._wake = asyncio.Event()
@@ -93,6 +97,10 @@ class BundlesJob:
             manifest_required=manifest_required,
             ended=self._wake.set,
             roll=roll,
+        )
+        self.keeping = Keeping(self.rollouts, audit)
+        self.tools.reclaimable = lambda: self.keeping.reclaimable(
+            self.desired.version if self.desired else None
         )
         self.store = _store(config)
         self.desired: Desired | None = None
@@ -256,25 +264,12 @@ class BundlesJob:
         await in_thread(lambda: tools.history.found(live, actor, reason, digest))
         _log.info("a version is live that was not rolled out here", version=live, why=reason)
 
-    def _look_at_bytes(self) -> None:
-        """Hash what is live and what a rollback would go to, unless it is known and unchanged:
-        damage is told before it matters, and the way back need not read a GiB first."""
-        layout, before = self.tools.layout, self.damaged
-        self.damaged = None
-        for version in (layout.live(), layout.version_at(layout.previous)):
-            if version is None:
-                continue
-            try:
-                verify(layout.folder(version), layout.require(version), self.tools.verified)
-            except AgentError as error:
-                self.damaged = str(error)
-        if self.damaged and self.damaged != before:
-            _log.error("a bundle on disk is damaged", why=self.damaged)
-
     def _look_at_live(self) -> None:
         """Refresh what conditions and metrics say of the live version."""
         tools = self.tools
-        self._look_at_bytes()
+        before, self.damaged = self.damaged, damaged(tools)
+        if self.damaged and self.damaged != before:
+            _log.error("a bundle on disk is damaged", why=self.damaged)
         live = tools.layout.live()
         self.flaw = (live, tools.layout.flaw(live) if live else None)
         if self._told_live is not None and self._told_live != live:
@@ -292,6 +287,7 @@ class BundlesJob:
             rollouts.supersede(desired)
             return
         digest = desired.digest if desired else None
+        await self.keeping.collect_quietly(desired.version if desired else None)
         if desired is not None and digest is None:
             try:
                 digest = await in_thread(lambda: stored_digest(store, desired.version))
@@ -308,6 +304,9 @@ class BundlesJob:
         )
         if desired is None or self.waiting is not None:
             return
+        self.waiting = rollouts.stopped()
+        if self.waiting is not None:
+            return
         self._retry = rollouts.wait_for(desired)
         if self._retry:
             self.waiting = "it failed, and is tried again"
@@ -315,13 +314,29 @@ class BundlesJob:
         await in_thread(tools.verdicts.follow)
         with suppress(GateError):  # a person was faster
             await rollouts.begin(
-                desired.version, store, digest, desired, actor="channel", force=False
+                desired.version,
+                store,
+                digest,
+                desired,
+                actor="channel",
+                force=False,
+                why=f"channel {self.channel}",
             )
+
+    def look_soon(self) -> None:
+        """Look at store and links without waiting for the poll."""
+        self._wake.set()
 
     # -- what the others ask --------------------------------------------------------------------
 
     async def deploy(
-        self, version: str, *, source: Path | None, actor: str, force: bool
+        self,
+        version: str,
+        *,
+        source: Path | None,
+        actor: str,
+        force: bool,
+        hotfix: str | None = None,
     ) -> Mapping[str, Any]:
         """Roll out `version` and wait for its end; see `Rollouts.deploy`."""
         return await self.rollouts.deploy(
@@ -331,6 +346,7 @@ class BundlesJob:
             desired=self.desired,
             actor=actor,
             force=force,
+            hotfix=hotfix,
         )
 
     async def rollback(self, version: str | None, *, actor: str, reason: str) -> Mapping[str, Any]:

@@ -80,20 +80,24 @@ class Desired:
 
 @dataclass(slots=True)
 class Step:
-    """One step of a rollout: `copy`, `validate`, `gates`, `flip`, `verify` or `bake`."""
+    """One step of a rollout: `copy`, `validate`, `gates`, `flip`, `on_flip`, `verify`, `bake`,
+    `rollback`, `told_back`."""
 
     step: str
     seconds: Seconds | None = None
     outcome: str = "running"
     detail: str = ""
+    values: list[dict[str, Any]] = field(default_factory=list)
+    """What the metric gates read when the step ended: the values that decided."""
 
     def as_dict(self) -> dict[str, Any]:
-        return {
+        told: dict[str, Any] = {
             "step": self.step,
             "seconds": self.seconds,
             "outcome": self.outcome,
             "detail": self.detail,
         }
+        return {**told, "values": self.values} if self.values else told
 
 
 @dataclass(slots=True)
@@ -111,6 +115,8 @@ class Rollout:
     steps: list[Step] = field(default_factory=list)
     digest: Digest | None = None
     """The manifest's, as soon as it is known."""
+    why: str | None = None
+    """Why it was asked for; `reason` is why it ended so."""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -124,4 +130,5 @@ class Rollout:
             "reason": self.reason,
             "steps": [step.as_dict() for step in self.steps],
             "digest": self.digest,
+            "why": self.why,
         }

@@ -14,24 +14,28 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from agent.bundles.errors import BundleError
+from agent.bundles.errors import BundleError, GateError
 from agent.bundles.flip import settle_left
-from agent.bundles.gates import Look
+from agent.bundles.gates import Look, forbidden
 from agent.bundles.health import TraderProbe
 from agent.bundles.history import History
+from agent.bundles.hooks import Flip, tell
 from agent.bundles.layout import Layout
 from agent.bundles.model import Rollout, State, Step
+from agent.bundles.orders import Orders
 from agent.bundles.threads import in_thread
 from agent.bundles.verdicts import Verdicts
-from agent.bundles.verified import Verified
+from agent.bundles.verified import Verified, verify
 from agent.clock import Clock
 from agent.config import Bundles
 from agent.errors import AgentError
-from agent.gates import MetricGate, SecretGate
+from agent.gates import MetricGate, RolloutTold, SecretGate
+from agent.telemetry.logs import get_logger
 from agent.telemetry.metrics import Recorder
-from agent.units import Monotonic, Seconds, UnixTime, Version
+from agent.units import Bytes, Monotonic, Seconds, UnixTime, Version
 
 T = TypeVar("T")
+_log = get_logger(__name__)
 
 
 class AbortedError(BundleError):
@@ -49,11 +53,15 @@ class Tools:
     layout: Layout
     history: History
     verdicts: Verdicts
+    orders: Orders
     recorder: Recorder
     clock: Clock
     secret_gate: SecretGate | None
     metric_gate: MetricGate | None
     last_flip: Monotonic
+    told: RolloutTold | None = None
+    reclaimable: Callable[[], Bytes] | None = None
+    """What a collection of old versions would give back."""
     verified: Verified = field(default_factory=Verified)
 
     def good(self) -> list[Version]:
@@ -66,7 +74,13 @@ class Progress:
     """How a rollout goes on. What it shows may be read at any time."""
 
     def __init__(
-        self, tools: Tools, section: Bundles, rollout: Rollout, *, manifest_required: bool
+        self,
+        tools: Tools,
+        section: Bundles,
+        rollout: Rollout,
+        *,
+        manifest_required: bool,
+        hotfix: bool = False,
     ) -> None:
         self.rollout = rollout
         self.section = section
@@ -76,6 +90,9 @@ class Progress:
         self.moved = False
         self._tools = tools
         self._manifest_required = manifest_required
+        self._hotfix = hotfix
+        self._before: dict[str, float] = {}
+        self._excused: frozenset[str] = frozenset()
         self._probe = TraderProbe(section.health)
         self._aborted: tuple[str, bool] | None = None
         self._abort = asyncio.Event()
@@ -109,6 +126,36 @@ class Progress:
 
     def _is_live(self) -> bool:
         return self._tools.layout.live() == self.rollout.version
+
+    def _stopped_by_order(self) -> None:
+        """Raise GateError while a hold or a freeze window keeps what is live."""
+        if self.rollout.from_version is None:
+            return  # nothing is live: there is nothing to keep
+        tools = self._tools
+        reason = forbidden(
+            tools.orders, self.section.freeze, tools.clock.now(), hotfix=self._hotfix
+        )
+        if reason is not None:
+            raise GateError(reason, "wait, `bundle resume` after a hold, or `deploy --hotfix WHY`")
+
+    async def _tell_trader(self, name: str, before: Version | None, *, must: bool) -> None:
+        """Carry out `on_flip`, once for one flip: it is on disk that it begins before it does.
+        Where it was begun before a kill, nobody knows how far it came: it is not begun again."""
+        hook, live = self.section.on_flip, self._tools.layout.live()
+        if hook is None or live is None or any(item.step == name for item in self.rollout.steps):
+            return
+        flip = Flip(live, before, self._tools.layout.folder(live))
+        try:
+            async with self._step(name) as step:
+                if must:
+                    await in_thread(lambda: self._tools.history.insist(self.rollout))
+                step.detail = await in_thread(lambda: tell(hook, flip))
+        except AbortedError:
+            raise
+        except AgentError as error:
+            if must:
+                raise
+            _log.error("the trader was not told of the way back", why=str(error))
 
     def _flipped_now(self) -> None:
         self._tools.last_flip = self._tools.clock.monotonic()
@@ -166,6 +213,32 @@ class Progress:
             step.seconds = Seconds(round(tools.clock.monotonic() - began, 6))
             tools.recorder.observe("bundle_step_seconds", step.seconds, step=name)
             await in_thread(lambda: tools.history.save(self.rollout))
+
+
+def damaged(tools: Tools) -> str | None:
+    """What is wrong with the bytes of what is live, or of what a rollback would go to. Hashed,
+    unless known and unchanged: damage is told before it matters, and the way back need not read a
+    GiB first."""
+    layout, found = tools.layout, None
+    for version in (layout.live(), layout.version_at(layout.previous)):
+        if version is None:
+            continue
+        try:
+            verify(layout.folder(version), layout.require(version), tools.verified)
+        except AgentError as error:
+            found = str(error)
+    return found
+
+
+def read_before(rollout: Rollout) -> dict[str, float]:
+    """By gate, what was read before the flip, as the rollout's own record has it."""
+    return {
+        str(seen["gate"]): seen["value"]
+        for step in rollout.steps
+        if step.step == "gates"
+        for seen in step.values
+        if isinstance(seen.get("value"), float | int)
+    }
 
 
 def words(error: AgentError | OSError) -> str:

@@ -1,7 +1,8 @@
 """One rollout from its first byte to ACTIVE, FAILED or ROLLED_BACK.
 
     PENDING  -> VALIDATING  copy (store to .staging, hashed), validate (what we staged), keep
-             -> DEPLOYING   gates (disk, secrets, trader, metrics), flip, verify, bake
+             -> DEPLOYING   gates (hold, freeze, disk, secrets, trader, metrics), flip, on_flip,
+                            verify, bake
              -> ACTIVE
 Before the flip a failure ends FAILED: `current` has not moved. After it, the last good version is
 put back and the rollout ends ROLLED_BACK; its content is banned until it changes or a person
@@ -22,11 +23,11 @@ import asyncio
 
 from agent.bundles import gates
 from agent.bundles.bake import BakeWatch, Verdict
-from agent.bundles.errors import GateError, RejectedError, RolloutError
+from agent.bundles.errors import GateError, NoRoomError, RejectedError, RolloutError
 from agent.bundles.flip import back, choose, forward, nothing_live
 from agent.bundles.health import Answer
 from agent.bundles.model import State
-from agent.bundles.progress import AbortedError, MovedError, Progress, words
+from agent.bundles.progress import AbortedError, MovedError, Progress, read_before, words
 from agent.bundles.staging import Draft, copy, discard, keep, prove
 from agent.bundles.stores.base import Store
 from agent.bundles.threads import in_thread
@@ -68,6 +69,7 @@ class Rolling(Progress):
     async def resume(self) -> None:
         """Go on with a rollout whose version is live already: verify it and bake it anew."""
         self.flipped = True
+        self._before = read_before(self.rollout)
         await self._watch_over(frozenset())
 
     async def go_back(self, left: Version | None, reason: str) -> None:
@@ -91,6 +93,7 @@ class Rolling(Progress):
             await self._fail(error, ban=False)
             return
         try:
+            await self._tell_trader("on_flip", left, must=False)
             async with self._step("verify") as step:
                 answer = await self._adopted()
                 if answer.version != version and self.section.health.adopt_within:
@@ -119,7 +122,10 @@ class Rolling(Progress):
 
         rollout.digest = digest
         async with self._step("copy") as step:
-            draft = await in_thread(lambda: self._locked(copied))
+            try:
+                draft = await in_thread(lambda: self._locked(copied))
+            except NoRoomError as error:
+                raise self._no_room(error) from error
             rollout.digest = draft.manifest.digest
             step.detail = draft.told()
         try:
@@ -130,10 +136,15 @@ class Rolling(Progress):
             await in_thread(lambda: discard(draft))
             raise
 
+    def _no_room(self, error: NoRoomError) -> NoRoomError:
+        told = self._tools.reclaimable
+        return NoRoomError(f"{error}; `bundle gc` would free {told() if told else 0}", error.remedy)
+
     async def _gates(self, *, force: bool) -> frozenset[str]:
         """Returns the names of the gates that `force` flips over."""
         section, tools = self.section, self._tools
         async with self._step("gates") as step:
+            self._stopped_by_order()
             for reason in (
                 gates.disk(tools.layout.root, section.limits),
                 gates.secrets(tools.secret_gate),
@@ -147,11 +158,16 @@ class Rolling(Progress):
             if not answer.ok and not force:
                 raise GateError(f"the trader is unwell: {answer.why}", "mend it, or deploy --force")
             looks = await self._judged()
+            step.values = [item.as_dict() for item in looks]
+            self._before = gates.baseline(looks)
             broken = gates.unjudged(looks, section.bake) or gates.breached(looks)
             if broken is not None and not force:
                 raise GateError(broken, "mend what it tells, or deploy --force")
             if broken is not None or not answer.ok:
                 step.detail = f"flipped over by force: {broken or answer.why}"
+                self._excused = frozenset(
+                    item.name for item in looks if item.name not in self._before
+                )
             return frozenset(item.name for item in looks if item.breach() is not None)
 
     async def _well(self) -> Answer:
@@ -181,21 +197,28 @@ class Rolling(Progress):
         async with self._step("flip"):
             await self._settle()
             self.flipped = True  # from here on, what is live decides
-            await in_thread(
-                lambda: self._locked(lambda: forward(self._tools.layout, version)),
-            )
+
+            def move() -> None:
+                self._stopped_by_order()  # it may have come since the gates
+                forward(self._tools.layout, version)
+
+            await in_thread(lambda: self._locked(move))
             self._flipped_now()
 
     async def _watch_over(self, forgiven: frozenset[str]) -> None:
         """Verify and bake what is live; keep it or put the old one back."""
         kept = None
         try:
+            if self._is_live() and self.rollout.from_version is not None:
+                await self._tell_trader("on_flip", self.rollout.from_version, must=True)
             await self._verify()
             if self.rollout.from_version is not None:
                 await self._bake(forgiven)
             else:
                 kept = "the first version: nothing to go back to, so not baked"
             await self._to(State.ACTIVE, kept)
+            if self._tools.told is not None:
+                self._tools.told.went_live(self.rollout.version)
         except MovedError as error:
             self.moved = True
             await self._to(State.ROLLED_BACK, str(error))
@@ -232,7 +255,9 @@ class Rolling(Progress):
 
     def _not_adopted(self, answer: Answer) -> str:
         health = self.section.health
-        seen = f"reports {answer.version}" if answer.version else f"reports none ({answer.why})"
+        seen = (
+            f"reports {answer.version}" if answer.version else f"reports no version ({answer.why})"
+        )
         return f"the trader {seen} {health.adopt_within:g} s after the flip"
 
     async def _bake(self, forgiven: frozenset[str]) -> None:
@@ -241,13 +266,19 @@ class Rolling(Progress):
         async with self._step("bake") as step:
             if tools.metric_gate is None:
                 step.detail = "judged by the trader's health alone: the alerts job is off"
-            watch = BakeWatch(bake, clock.monotonic(), attempts=health.attempts, forgiven=forgiven)
+            watch = BakeWatch(
+                bake,
+                clock.monotonic(),
+                attempts=health.attempts,
+                forgiven=forgiven,
+                excused=self._excused,
+            )
             self.bake_ends_at = UnixTime(clock.now() + bake.duration)
             unwell: list[str] = []
             asking = asyncio.create_task(self._keep_asking(unwell), name="bundle-bake-health")
             try:
                 while True:
-                    self.looks = gates.look_all(bake, tools.metric_gate)
+                    self.looks = gates.look_all(bake, tools.metric_gate, self._before)
                     now = clock.monotonic()
                     why = unwell[-1] if unwell else ""
                     told = watch.feed(now, self.looks, unwell=len(unwell), why_unwell=why)
@@ -260,6 +291,7 @@ class Rolling(Progress):
                     left = watch.left(now)
                     await self._pause(Seconds(min(bake.interval, left) if left else bake.interval))
             finally:
+                step.values = [item.as_dict() for item in self.looks]
                 self.bake_ends_at = None
                 asking.cancel()
                 await asyncio.gather(asking, return_exceptions=True)
@@ -305,11 +337,15 @@ class Rolling(Progress):
             self._abort.clear()  # the way back is not aborted by what asked for it
             async with self._step("rollback") as step:
                 step.detail = await self._way_back()
+            await self._tell_trader("told_back", rollout.version, must=False)
         except (AgentError, OSError) as error:
             reason = f"{reason}; the way back failed: {words(error)}"
             _log.error("the way back failed; it is tried again", error=words(error))
         finally:
             await in_thread(lambda: tools.history.apply(rollout, State.ROLLED_BACK, reason))
+            if tools.told is not None:
+                live = tools.layout.live()
+                tools.told.rolled_back(rollout.version, live, reason, rollout.actor)
 
     async def _way_back(self) -> str:
         rollout, tools = self.rollout, self._tools
@@ -336,6 +372,7 @@ class Rolling(Progress):
         """Do again, for a rollout that is ROLLED_BACK but still live, what was not done."""
         async with self._step("rollback") as step:
             step.detail = await self._way_back()
+        await self._tell_trader("told_back", self.rollout.version, must=False)
 
     # -- small things ---------------------------------------------------------------------------
 

@@ -13,10 +13,11 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from agent.bundles.errors import BundleError, GateError, RolloutError
 from agent.bundles.flip import choose
+from agent.bundles.gates import forbidden
 from agent.bundles.layout import Layout
 from agent.bundles.manifest import check_version
 from agent.bundles.model import Desired, Rollout, State, digest_of
@@ -31,6 +32,7 @@ from agent.errors import AgentError, UsageError
 from agent.telemetry.logs import get_logger
 from agent.units import Digest, Monotonic, Seconds, Version
 
+T = TypeVar("T")
 _log = get_logger(__name__)
 
 _LONGEST_RETRY = Seconds(300.0)
@@ -73,19 +75,26 @@ class Rollouts:
         desired: Desired | None,
         actor: str,
         force: bool,
+        hotfix: str | None = None,
     ) -> Mapping[str, Any]:
         """A person's deploy, from `source` or from the store; returns when it has ended.
 
         A person's word lifts a ban. `force` also flips over an unwell trader and over metric gates
-        that are broken already.
+        that are broken already. `hotfix` says why it may go live in a freeze window; it does not
+        go over a hold.
 
         Raises:
             RejectedError: `version` is no version name.
-            GateError: another rollout is under way.
+            GateError: another rollout is under way, or what is live is held or frozen.
             UsageError: there is no store to take it from.
         """
         wanted, tools = check_version(version), self.tools
         self._refuse_second(wanted)
+        if (reason := self.stopped(hotfix=hotfix is not None)) is not None:
+            raise GateError(
+                f"cannot move to {wanted}: {reason}",
+                "`bundle resume` ends a hold; `deploy --hotfix WHY` goes through a freeze window",
+            )
         if source is not None:
             store = SingleFolder(source, max_files=self.config.limits.max_files)
         if store is None:
@@ -107,7 +116,18 @@ class Rollouts:
                 tools.verdicts.follow()
 
         await in_thread(say_so)
-        rollout, task = await self.begin(wanted, store, None, desired, actor=actor, force=force)
+        why = "an operator asked for it" + " by force" * force
+        why = why if hotfix is None else f"hotfix: {hotfix}"
+        rollout, task = await self.begin(
+            wanted,
+            store,
+            None,
+            desired,
+            actor=actor,
+            force=force,
+            why=why,
+            hotfix=hotfix is not None,
+        )
         await asyncio.shield(task)
         return rollout.as_dict()
 
@@ -162,7 +182,7 @@ class Rollouts:
             if left is not None and digest and tools.verdicts.why_banned(digest) is None:
                 told = f"rolled back by {actor}: {reason}"
                 tools.verdicts.ban(left, digest, told, tools.clock.now())
-            return tools.history.begin(target, left, actor)
+            return tools.history.begin(target, left, actor, reason)
 
         def close_left() -> None:
             newest = tools.history.newest(left) if left is not None else None
@@ -173,6 +193,8 @@ class Rollouts:
             await rolling.go_back(left, reason)
             if rolling.rollout.state is State.ACTIVE:
                 await in_thread(close_left)
+                if tools.told is not None and left is not None:
+                    tools.told.rolled_back(left, target, reason, actor)
 
         async with self._beginning:
             self._refuse_second(target)
@@ -190,6 +212,8 @@ class Rollouts:
         *,
         actor: str,
         force: bool,
+        why: str,
+        hotfix: bool = False,
     ) -> tuple[Rollout, asyncio.Task[None]]:
         """Begin a rollout of `version`, whose manifest must have `digest` where one is given.
 
@@ -202,8 +226,8 @@ class Rollouts:
             self._refuse_second(version)
             live = tools.layout.live()
             origin = tools.layout.version_at(tools.layout.previous) if live == version else live
-            rollout = await in_thread(lambda: tools.history.begin(version, origin, actor))
-            rolling = self._of(rollout)
+            rollout = await in_thread(lambda: tools.history.begin(version, origin, actor, why))
+            rolling = self._of(rollout, hotfix=hotfix)
             work = rolling.deploy(store, digest, force=force)
             return rollout, self._run(rolling, work, key(desired))
 
@@ -216,6 +240,25 @@ class Rollouts:
                 "wait for its end, or end it with `jules-agent bundle rollback`",
             )
 
+    def stopped(self, *, hotfix: bool = False) -> str | None:
+        """Why nothing else may go live now: a hold or a freeze window."""
+        tools = self.tools
+        if tools.layout.live() is None:
+            return None
+        return forbidden(tools.orders, self.config.freeze, tools.clock.now(), hotfix=hotfix)
+
+    async def alone(self, what: str, work: Callable[[], T]) -> T:
+        """The result of `work`, in a thread, while no rollout is under way and none can begin.
+
+        Raises:
+            GateError: one is under way.
+        """
+        async with self._beginning:
+            if self.rolling is not None:
+                version = self.rolling.rollout.version
+                raise GateError(f"{what} waits for the rollout of {version}", "ask again later")
+            return await in_thread(work)
+
     # -- the channel ----------------------------------------------------------------------------
 
     def supersede(self, desired: Desired | None) -> None:
@@ -223,6 +266,8 @@ class Rollouts:
         rolling = self.rolling
         if rolling is None or desired is None:
             return
+        if rolling.flipped and self.stopped() is not None:
+            return  # putting it back would move what is held; its own bake still may
         if self._wish == _RESUMED:
             self._wish = key(desired)
         if key(desired) != self._wish and desired.version != rolling.rollout.version:
@@ -288,9 +333,9 @@ class Rollouts:
 
     # -- carrying out ---------------------------------------------------------------------------
 
-    def _of(self, rollout: Rollout) -> Rolling:
+    def _of(self, rollout: Rollout, *, hotfix: bool = False) -> Rolling:
         required = self._manifest_required
-        return Rolling(self.tools, self.config, rollout, manifest_required=required)
+        return Rolling(self.tools, self.config, rollout, manifest_required=required, hotfix=hotfix)
 
     def _run(
         self, rolling: Rolling, work: Coroutine[Any, Any, None], wish: str

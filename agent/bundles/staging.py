@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from agent import fs
 from agent.bundles.copying import copy_file, link, write_new
-from agent.bundles.errors import BundleError, GateError, RejectedError, RolloutError
+from agent.bundles.errors import BundleError, NoRoomError, RejectedError, RolloutError
 from agent.bundles.folders import check_path
 from agent.bundles.layout import Layout
 from agent.bundles.manifest import compose_manifest, parse_manifest
@@ -101,7 +101,7 @@ def copy(
         RejectedError: the version is not what its manifest says, or other content is already here
             under its name.
         StoreError: the store does not answer.
-        GateError: there is not enough room.
+        NoRoomError: there is not enough room.
         AbandonedError: `stop` said so.
         RolloutError: this file system refused.
     """
@@ -256,7 +256,7 @@ def _other_content(version: Version) -> RejectedError:
 
 def _refused(version: Version, error: OSError) -> BundleError:
     if error.errno in _FULL:
-        return GateError(f"no space left to stage {version}", "free space on the root's volume")
+        return NoRoomError(f"no space left to stage {version}", "free space on the root's volume")
     name = f" ({error.filename})" if error.filename else ""
     return RolloutError(f"{version} cannot be staged: {error.strerror}{name}")
 
@@ -314,7 +314,7 @@ def _check_room(
         need = sum(entry.size for entry in manifest.files if entry.digest not in links)
     free = fs.free_bytes(layout.root)
     if free < need + limits.headroom:
-        raise GateError(
+        raise NoRoomError(
             f"not enough room below {layout.root}: {need} bytes to copy and {limits.headroom} "
             f"to leave free, {free} free",
             "free space on the root's volume, or lower bundles.limits.headroom",

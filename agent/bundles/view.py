@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from agent.bundles.freeze import frozen as open_window
 from agent.bundles.model import State
 from agent.health import Condition
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 def snapshot(job: BundlesJob) -> Mapping[str, Any]:
     """Everything there is to see, JSON-able."""
-    layout = job.tools.layout
+    layout, now = job.tools.layout, job.tools.clock.now()
+    hold, frozen = job.tools.orders.hold(now), open_window(job.config.freeze, now)
     return {
         "current": layout.live(),
         "previous": layout.version_at(layout.previous),
@@ -34,6 +36,9 @@ def snapshot(job: BundlesJob) -> Mapping[str, Any]:
         "history": job.history(),
         "quarantine": [item.as_dict() for item in job.tools.verdicts.quarantine],
         "versions": layout.versions(),
+        "hold": hold.as_dict() if hold else None,
+        "pins": list(job.tools.orders.pins),
+        "frozen": frozen.told if frozen else None,
     }
 
 
@@ -50,7 +55,8 @@ def _rolling(rolling: Rolling) -> dict[str, Any]:
                     "name": gate.name,
                     "expr": gate.expr,
                     "ok": look is not None and broken is None and look.error is None,
-                    "value": look.results[0].value if look and look.results else None,
+                    "value": look.value if look else None,
+                    "before": look.before if look else None,
                     "samples_age": look.age if look else None,
                     "error": look.error if look else None,
                 }
@@ -68,7 +74,7 @@ def _rolling(rolling: Rolling) -> dict[str, Any]:
 
 def conditions(job: BundlesJob) -> list[Condition]:
     """What is right and wrong. Only a bundle that is not live keeps the trader from starting."""
-    return [_live(job), _intact(job), _store(job), _last(job), _wish(job)]
+    return [_live(job), _intact(job), _store(job), _last(job), _held(job), _wish(job)]
 
 
 def _live(job: BundlesJob) -> Condition:
@@ -127,6 +133,18 @@ def _last(job: BundlesJob) -> Condition:
         if item.state is State.ACTIVE:
             break
     return Condition("bundle-rollout", ok=True, reason="the last one went well", gates_ready=False)
+
+
+def _held(job: BundlesJob) -> Condition:
+    """A hold is an order, not a fault; it turns the page amber so that nobody forgets it."""
+    hold = job.tools.orders.hold(job.tools.clock.now())
+    return Condition(
+        "bundle-hold",
+        ok=hold is None,
+        reason=hold.told() if hold else "nothing is held",
+        remedy="`jules-agent bundle resume` when it is over" if hold else "",
+        gates_ready=False,
+    )
 
 
 def _wish(job: BundlesJob) -> Condition:

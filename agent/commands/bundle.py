@@ -55,7 +55,12 @@ def _version_of(source: Path) -> str:
 def deploy(arguments: argparse.Namespace) -> int:
     """Ask the running agent for one rollout and wait for its end."""
     source = str(Path(arguments.source).absolute()) if arguments.source else None
-    wanted = {"version": arguments.version, "source": source, "force": arguments.force}
+    wanted = {
+        "version": arguments.version,
+        "source": source,
+        "force": arguments.force,
+        "hotfix": arguments.hotfix,
+    }
     return _ended(arguments, _ask(arguments, "deploy", wanted, timeout=1800.0))
 
 
@@ -69,7 +74,7 @@ def history(arguments: argparse.Namespace) -> int:
     """What was deployed, newest first."""
     rollouts = _ask(arguments, "history", {"limit": arguments.limit}, timeout=10.0)["history"]
     now = time.time()
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             str(item["version"]),
             str(item["state"]),
@@ -77,13 +82,31 @@ def history(arguments: argparse.Namespace) -> int:
             ago(now - item["started_at"]) + " ago",
             str(item["actor"]),
             f"{item['ended_at'] - item['started_at']:.2f}s" if item["ended_at"] else "running",
-            str(item["reason"] or ""),
+            str(item["reason"] or item["why"] or ""),
         )
         for item in rollouts
     ]
+    if arguments.steps:
+        rows = [
+            line for row, item in zip(rows, rollouts, strict=True) for line in (row, *_steps(item))
+        ]
     headings = ("VERSION", "STATE", "FROM", "STARTED", "BY", "TOOK", "WHY")
     show(arguments, rollouts, table(rows, headings) or "nothing has been deployed yet")
     return 0
+
+
+def _steps(rollout: dict[str, Any]) -> list[tuple[str, ...]]:
+    """One line a step, and one for each value that decided it."""
+    lines: list[tuple[str, ...]] = []
+    for step in rollout["steps"]:
+        took = f"{step['seconds']:.3f}s" if step["seconds"] is not None else "running"
+        lines.append(("", "  " + step["step"], "", "", step["outcome"], took, step["detail"]))
+        for seen in step.get("values", ()):
+            before = "" if seen["before"] is None else f", before the flip {seen['before']}"
+            value = "no result" if seen["value"] is None else seen["value"]
+            why = seen["breach"] or seen["error"] or f"{seen['gate']}: {value}{before}"
+            lines.append(("", "", "", "", "", "", why))
+    return lines
 
 
 def _ask(

@@ -57,6 +57,7 @@ METRICS: dict[str, Spec] = {
     "bundle_live_since_timestamp_seconds": Spec("gauge", "When `current` was last flipped."),
     "bundle_rollouts_total": Spec("counter", "Rollouts that have ended.", ("outcome",)),
     "bundle_step_seconds": Spec("histogram", "How long each step of a rollout took.", ("step",)),
+    "bundle_collected_total": Spec("counter", "Old versions removed from disk."),
     "bundle_store_checks_total": Spec("counter", "Looks at the bundle store.", ("outcome",)),
     "bundle_store_last_success_timestamp_seconds": Spec(
         "gauge", "When the bundle store last answered."

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from agent.bundles.bake import BakeWatch, Verdict
 from agent.bundles.gates import Look, breached, stale_after, told, unjudged
-from agent.config import Bake, BakeGate
+from agent.configrollouts import Bake, BakeGate
 from agent.gates import Result
 from agent.units import Monotonic, Seconds
 
@@ -21,15 +21,15 @@ FIRING = Result({"__name__": "ALERTS", "alertname": "LatencyHigh", "severity": "
 
 
 def good(name: str = "g") -> Look:
-    return Look(name, "x", age=Seconds(0.5))
+    return Look(BakeGate(name=name, expr="x"), age=Seconds(0.5))
 
 
 def broken(name: str = "g") -> Look:
-    return Look(name, "x", (FIRING,), age=Seconds(0.5))
+    return Look(BakeGate(name=name, expr="x"), (FIRING,), age=Seconds(0.5))
 
 
 def blind(name: str = "g") -> Look:
-    return Look(name, "x")
+    return Look(BakeGate(name=name, expr="x"))
 
 
 def watch(forgiven: frozenset[str] = frozenset()) -> BakeWatch:
@@ -63,13 +63,13 @@ def test_a_gate_without_samples_for_too_long_is_a_breach() -> None:
 
 def test_an_error_that_lasts_is_a_breach_and_is_told() -> None:
     bake = watch()
-    item = Look("g", "x", error="no such function")
+    item = Look(BakeGate(name="g", expr="x"), error="no such function")
     bake.feed(at(0), [item])
     assert "no such function" in bake.feed(at(LIMIT + 1), [item]).reason
 
 
 def test_samples_that_have_got_too_old_are_a_breach_without_further_waiting() -> None:
-    old = Look("g", "x", age=Seconds(LIMIT + 0.1))
+    old = Look(BakeGate(name="g", expr="x"), age=Seconds(LIMIT + 0.1))
     assert watch().feed(at(1), [old]).verdict is Verdict.BREACH
 
 
@@ -94,7 +94,9 @@ def test_a_gate_flipped_over_by_force_counts_once_it_has_been_whole() -> None:
     assert bake.feed(at(3), [broken()]).verdict is Verdict.BREACH
 
 
-LOOKS = st.sampled_from([good, broken, blind, lambda name: Look(name, "x", age=Seconds(99.0))])
+LOOKS = st.sampled_from(
+    [good, broken, blind, lambda name: Look(BakeGate(name=name, expr="x"), age=Seconds(99.0))]
+)
 
 
 @given(st.lists(st.tuples(st.floats(0.01, 30), LOOKS, LOOKS, st.integers(0, 4)), max_size=40))
