@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
+from agent.alerts.groups import alerts as active
+from agent.alerts.groups import described
+from agent.alerts.ledger import Ledger
 from agent.alerts.outbox import SHOWN_FOR
 from agent.alerts.routing import destinations
-from agent.alerts.state import Alert
 from agent.clock import Clock
 from agent.health import Condition
 from agent.telemetry.metrics import Recorder
@@ -26,6 +27,7 @@ class Report:
         self._job = job
         self._recorder = recorder
         self._clock = clock
+        self._ledger = Ledger(job.db, job.outbox)
         self._dropped = 0
         self._measured: set[str] = set()
 
@@ -159,14 +161,14 @@ class Report:
     def snapshot(self) -> dict[str, Any]:
         """JSON-able; no secret in it."""
         job = self._job
-        alerts = sorted(job.judge.alerts(), key=lambda a: (a.state, a.active_at, a.name))
         return {
             "rules": sum(1 for _ in job.judge.rules()),
-            "groups": job.judge.as_dict(),
+            "groups": described(job.judge, job.config.interval),
             "series": job.store.count,
             "targets": [scraper.as_dict() for scraper in job.scrapers.values()],
-            "alerts": [_alert(alert) for alert in alerts],
+            "alerts": [job.redaction.scrub_tree(told) for told in active(job.judge)],
             "destinations": [self._delivery(name) for name in job.senders],
+            "ledger": self._ledger.entries(job.senders),
         }
 
     def _delivery(self, name: str) -> dict[str, Any]:
@@ -181,19 +183,6 @@ class Report:
             "last_error": delivery.last_error,
             "accepted": self._job.outbox.delivered(name)[0],
         }
-
-
-def _alert(alert: Alert) -> dict[str, Any]:
-    return {
-        "name": alert.name,
-        "state": alert.state,
-        "severity": alert.severity,
-        "labels": dict(alert.labels),
-        "annotations": dict(alert.annotations),
-        "value": alert.value if math.isfinite(alert.value) else None,
-        "active_at": alert.active_at,
-        "fired_at": alert.fired_at,
-    }
 
 
 def _condition(name: str, problem: str, well: str, remedy: str) -> Condition:

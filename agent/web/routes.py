@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from agent.clock import Clock, SystemClock
 from agent.health import Condition, ready
+from agent.web import prometheus
 from agent.web.encode import to_json
 from agent.web.page import CSP, page, view
 from agent.web.server import Handler, Request, Response
@@ -70,7 +71,9 @@ def routes(face: Face, clock: Clock | None = None) -> Handler:
         "/api/v1/status": lambda request: _status(face, clock, request),
         "/api/v1/secrets": lambda request: _part(face, "secrets"),
         "/api/v1/deployments": lambda request: _part(face, "bundles"),
-        "/api/v1/alerts": lambda request: _part(face, "alerts"),
+        "/api/v1/status/alerts": lambda request: _part(face, "alerts"),
+        "/api/v1/rules": lambda request: _rules(face, request),
+        "/api/v1/alerts": lambda request: _alerts(face),
     }
 
     def handle(request: Request) -> Response:
@@ -179,6 +182,21 @@ def _part(face: Face, job: str) -> Response:
         told = {"error": f"the {job} job is switched off", "remedy": f"set {job}.enabled: true"}
         return Response(404, to_json(told), JSON)
     return Response(200, to_json(part), JSON)
+
+
+def _rules(face: Face, request: Request) -> Response:
+    model = face.status().get("alerts")
+    if model is None:
+        return Response(404, to_json(prometheus.switched_off()), JSON)
+    status, told = prometheus.rules(model, request.query)
+    return Response(status, to_json(told), JSON)
+
+
+def _alerts(face: Face) -> Response:
+    model = face.status().get("alerts")
+    if model is None:
+        return Response(404, to_json(prometheus.switched_off()), JSON)
+    return Response(200, to_json(prometheus.alerts(model)), JSON)
 
 
 def _page(face: Face, clock: Clock) -> Response:

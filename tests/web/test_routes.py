@@ -19,6 +19,7 @@ from tests.web.face import FakeFace
 ALL = (
     *("/", "/livez", "/readyz", "/startupz", "/healthz", "/health", "/metrics"),
     *(f"/api/v1/{name}" for name in ("status", "secrets", "deployments", "alerts")),
+    *("/api/v1/rules", "/api/v1/status/alerts"),
 )
 
 
@@ -132,15 +133,23 @@ async def test_health_keeps_the_shape_of_the_earlier_scripts(
 
 async def test_the_parts_of_the_api_are_the_parts_of_the_status(site: Site) -> None:
     whole = json.loads((await site.get("/api/v1/status")).body)
-    for path, key in (("secrets", "secrets"), ("deployments", "bundles"), ("alerts", "alerts")):
+    for path, key in (
+        ("secrets", "secrets"),
+        ("deployments", "bundles"),
+        ("status/alerts", "alerts"),
+    ):
         assert json.loads((await site.get(f"/api/v1/{path}")).body) == whole[key]
 
 
 async def test_a_job_that_is_off_is_404_with_the_remedy(site: Site, face: FakeFace) -> None:
     face.tree["alerts"] = None
-    answer = await site.get("/api/v1/alerts")
+    answer = await site.get("/api/v1/status/alerts")
     assert answer.status == 404
     assert json.loads(answer.body)["remedy"] == "set alerts.enabled: true"
+    for path in ("/api/v1/alerts", "/api/v1/rules"):
+        answer = await site.get(path)
+        assert answer.status == 404
+        assert json.loads(answer.body)["status"] == "error"
     assert (await site.get("/")).status == 200
 
 
@@ -155,7 +164,7 @@ async def test_numbers_that_json_cannot_hold_are_written_as_prometheus_writes_th
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
-    told = json.loads((await site.get("/api/v1/alerts")).body, parse_constant=refuse)
+    told = json.loads((await site.get("/api/v1/status/alerts")).body, parse_constant=refuse)
     assert [alert["value"] for alert in told["alerts"]] == ["NaN", "+Inf", "-Inf"]
 
 
