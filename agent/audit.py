@@ -49,6 +49,7 @@ from agent.auditchain import (
     verify_chain,
 )
 from agent.clock import Clock, SystemClock
+from agent.health import Condition
 from agent.units import Bytes, UnixTime
 
 __all__ = ["AuditError", "AuditLog", "Record", "verify"]
@@ -97,13 +98,16 @@ class AuditLog:
         *,
         max_size: Bytes = MAX_SIZE,
         keep: int = KEEP,
+        fail_closed: bool = True,
     ) -> None:
-        """Open or begin the chain.
+        """Open or begin the chain. `fail_closed` is for those who hand out what must be recorded:
+        whether they refuse when it cannot be.
 
         Raises:
             AuditError: the folder or the key is not usable.
         """
         self.directory, self.path = directory, directory / LOG
+        self.fail_closed = fail_closed
         self.problem: AuditError | None = None
         """Why the last append failed; None when it did not."""
         self._clock = clock or SystemClock()
@@ -177,6 +181,17 @@ class AuditLog:
             self._lost -= 1
             return False
         return True
+
+    def condition(self) -> Condition:
+        """Whether records can be written; counts against readiness where reads are refused."""
+        problem = self.problem
+        return Condition(
+            "audit-log",
+            ok=problem is None,
+            reason=str(problem) if problem else "records are written",
+            remedy=problem.remedy if problem else "",
+            gates_ready=self.fail_closed,
+        )
 
     def close(self) -> None:
         os.close(self._fd)

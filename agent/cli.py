@@ -89,10 +89,31 @@ def _secrets(parent: argparse.ArgumentParser, common: argparse.ArgumentParser) -
     put.add_argument("--description", default="", help="what it is for; never the value")
     get = verb("get", "secrets:get", "print the value of a secret to standard output")
     get.add_argument("name")
+    get.add_argument("--previous", action="store_true", help="the version before the current one")
     verb("list", "secrets:list_names", "names, types and versions; no values")
     key = verb("new-key", "secrets:new_key", "make a key file for the local store, mode 0600")
     key.add_argument("file", metavar="FILE")
     verb("refresh", "secrets:refresh", "make the running agent fetch and publish now")
+    delete = verb("delete", "store:delete", "remove a secret from the local store")
+    delete.add_argument("name")
+    rekey = verb("rekey", "store:rekey", "encrypt the local store anew under another key file")
+    rekey.add_argument("--new-key", metavar="FILE", help="default: secrets.local.next_key_file")
+    rekey.add_argument("--offline", action="store_true", help="no running agent reads the store")
+    for name, target, text in (
+        ("export", "store:export", "write the local store to a new file under a passphrase"),
+        ("import", "store:import_from", "take in what `export` wrote"),
+    ):
+        made = verb(name, target, text)
+        made.add_argument("file", metavar="FILE")
+        made.add_argument("--passphrase-file", metavar="FILE", required=True)
+    made.add_argument("--replace", action="store_true", help="also where the store differs")
+    verb("accept-older", "store:accept_older", "take a restored older store for the newest")
+    chain = _group(verb("audit", "audit:verify", "the record of every access"), common)
+    chain("verify", "audit:verify", "find any edit, deletion or reorder in the audit log")
+    shown = chain("show", "audit:show_records", "the newest records that match")
+    shown.add_argument("--limit", type=int, default=50, metavar="N")
+    for part in ("actor", "action", "subject", "outcome"):
+        shown.add_argument(f"--{part}", metavar="TEXT", help=f"whose {part} contains TEXT")
 
 
 def _bundle(parent: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from agent.configbackends import DEFAULT_ORDER, Aws, ChainConfig, Vault, is_loopback
+from agent.configbackends import DEFAULT_ORDER, is_loopback
 from agent.confignotify import (
     Alertmanager,
     LogDestination,
@@ -23,16 +23,8 @@ from agent.confignotify import (
     Webhook,
 )
 from agent.configrollouts import Bake, FreezeWindow, OnFlip, Retention
-from agent.configtypes import (
-    Duration,
-    FilePath,
-    HttpUrl,
-    Mode,
-    Name,
-    Positive,
-    Section,
-    Size,
-)
+from agent.configsecrets import Audit, Secrets
+from agent.configtypes import Duration, FilePath, HttpUrl, Positive, Section, Size
 from agent.units import AbsolutePath, Bytes, Seconds
 
 Environment = Literal["development", "staging", "production"]
@@ -52,92 +44,6 @@ class Web(Section):
     admin_socket: FilePath | None = Field(
         None, description="Unix socket for changing verbs, mode 0600; default STATE_DIR/admin.sock."
     )
-
-
-class LocalStore(Section):
-    """The local AES-256-GCM store."""
-
-    path: FilePath = Field(
-        AbsolutePath(Path("/var/lib/jules-agent/secrets.enc")), description="The encrypted file."
-    )
-    key_file: FilePath | None = Field(
-        None, description="32 bytes, raw or as hex or base64; readable by its owner alone."
-    )
-    passphrase_file: FilePath | None = Field(
-        None, description="A passphrase, from which scrypt derives the key; readable by its owner."
-    )
-
-    @model_validator(mode="after")
-    def _one_key(self) -> LocalStore:
-        if self.key_file is not None and self.passphrase_file is not None:
-            raise ValueError("name `key_file` or `passphrase_file`, not both")
-        return self
-
-
-class SecretItem(Section):
-    """One secret that the trader needs, and how it is written."""
-
-    name: Name
-    format: Literal["json", "raw"] = "json"
-    path: str | None = Field(
-        None,
-        pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$",
-        description="File below the directory; default: the name, with .json for json.",
-    )
-    required: bool = Field(True, description="Whether readiness waits for it.")
-
-    @property
-    def target(self) -> str:
-        """The file's path below the secrets directory."""
-        if self.path is not None:
-            return self.path
-        return f"{self.name}.json" if self.format == "json" else self.name
-
-
-class Secrets(Section):
-    """Job one: secrets into a tmpfs, all of them in one atomic step."""
-
-    enabled: bool = True
-    directory: FilePath = AbsolutePath(Path("/run/secrets/trading"))
-    allow_disk: bool = Field(
-        False, description="Accept a directory that is not tmpfs; development only."
-    )
-    items: tuple[SecretItem, ...] = ()
-    local: LocalStore = LocalStore()
-    vault: Vault | None = Field(None, description="HashiCorp Vault or OpenBao.")
-    aws: Aws | None = Field(None, description="AWS Secrets Manager.")
-    chain: ChainConfig = ChainConfig()
-    cache_ttl: Positive = Seconds(300.0)
-    max_stale: Duration = Field(
-        Seconds(86400.0),
-        description="How old the last good values may get while the provider is down.",
-    )
-    check_interval: Positive = Field(
-        Seconds(5.0), description="How often drift and the local store's file are looked at."
-    )
-    init_deadline: Positive = Field(Seconds(30.0), description="Longest that `init` waits.")
-    file_mode: Mode = Field(
-        0o400, validate_default=False, description="Mode of each published file."
-    )
-    dir_mode: Mode = Field(
-        0o700, validate_default=False, description="Mode of each published directory."
-    )
-    keep_generations: int = Field(2, ge=1, le=16, description="Old generations kept for readers.")
-    keep_for: Duration = Field(Seconds(60.0), description="Shortest time an old one is kept.")
-
-    @model_validator(mode="after")
-    def _distinct_targets(self) -> Secrets:
-        seen: set[str] = set()
-        for item in self.items:
-            if item.target in seen:
-                raise ValueError(f"two secrets would be written to {item.target!r}")
-            seen.add(item.target)
-        for target in seen:
-            parts = target.split("/")
-            for length in range(1, len(parts)):
-                if "/".join(parts[:length]) in seen:
-                    raise ValueError(f"{'/'.join(parts[:length])!r} would be a file and a folder")
-        return self
 
 
 class FolderStore(Section):
@@ -281,6 +187,7 @@ class Config(Section):
     grace_period: Positive = Field(Seconds(10.0), description="Longest that a drain may take.")
     log: Log = Log()
     web: Web = Web()
+    audit: Audit = Audit()
     secrets: Secrets = Secrets()
     bundles: Bundles = Bundles()
     alerts: Alerts = Alerts()
@@ -299,6 +206,8 @@ class Config(Section):
             plain = url is not None and url.startswith("http:") and not is_loopback(url)
             if plain and self.environment != "development":
                 raise ValueError(f"{name} without TLS is for development only: use https")
+        if self.secrets.wipe_on_exit is not None and self.secrets.wipe_on_exit > self.grace_period:
+            raise ValueError("secrets.wipe_on_exit is longer than grace_period: nobody would wait")
         self._check_order()
         return self
 

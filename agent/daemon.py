@@ -97,7 +97,14 @@ class Daemon:
         self._stack.callback(self._db.close)
         if self._db.set_aside:
             _log.error("state file was corrupt and was set aside", kept=str(self._db.set_aside))
-        self._audit = AuditLog(folder, self._clock)
+        section = self.config.audit
+        self._audit = AuditLog(
+            folder,
+            self._clock,
+            max_size=section.max_size,
+            keep=section.keep,
+            fail_closed=section.fail_closed,
+        )
         self._stack.callback(self._audit.close)
         self._recorder = PrometheusRecorder()
         self._recorder.set("build_info", 1.0, version=__version__)
@@ -189,6 +196,7 @@ class Daemon:
 
     async def _drain(self, web: HttpServer) -> None:
         self._draining = True
+        began = self._clock.monotonic()
         grace = self.config.grace_period
         _log.info("draining", grace_seconds=grace)
         try:
@@ -198,6 +206,10 @@ class Daemon:
                 await web.stop(Seconds(min(0.5, grace)))
         except TimeoutError:
             _log.warning("grace period is over; what is undelivered stays in the outbox")
+        wait = self.config.secrets.wipe_on_exit
+        if self.secrets is not None and wait is not None:
+            await self._clock.sleep(Seconds(wait - (self._clock.monotonic() - began)))
+            await asyncio.to_thread(self.secrets.wipe)
         _log.info("agent has left")
 
     def _on_signals(self, stop: asyncio.Event) -> None:
@@ -225,6 +237,8 @@ class Daemon:
             await self._clock.sleep(_HEARTBEAT)
             self._beat = self._clock.monotonic()
             self._recorder.set("loop_lag_seconds", max(0.0, self._beat - before - _HEARTBEAT))
+            if self._audit.problem is not None:
+                await asyncio.to_thread(self._audit.retry)
 
     # -- reload -----------------------------------------------------------------------------
 
@@ -281,6 +295,7 @@ class Daemon:
         """Everything that can be wrong, jobs first."""
         found = [item for job in self._jobs.values() for item in job.conditions()]
         found.extend(self._supervisor.conditions())
+        found.append(self._audit.condition())
         if self._reload_error:
             found.append(
                 Condition(

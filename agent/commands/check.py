@@ -94,6 +94,10 @@ def _secrets(config: Config) -> Iterator[Finding]:
         yield Finding("fail", "the local store has no key", "set secrets.local.key_file")
     else:
         yield _private(Path(key), "key of the local store")
+    from agent.commands.secretschecks import looks
+
+    for verdict, what, remedy in looks(config.secrets):
+        yield Finding(verdict, what, remedy)
 
 
 def _bundles(config: Config) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from agent.config import Config
 from agent.configload import load_config
+from agent.hardening import lock_memory
 from agent.telemetry.logs import configure_logging
 
 
@@ -36,6 +37,17 @@ def set_up_logging(
     """Logging as configured; --json makes every line JSON."""
     form = "json" if arguments.json else config.log.format
     configure_logging(config.log.level, form, at_first_event=at_first_event)
+
+
+def keep_out_of_swap(config: Config) -> None:
+    """Lock this process's memory where `secrets.lock_memory` says so; a refusal is logged."""
+    if not config.secrets.lock_memory:
+        return
+    from agent.telemetry.logs import get_logger
+
+    problem = lock_memory()
+    if problem is not None:
+        get_logger(__name__).warning("memory is not kept out of swap", reason=problem)
 
 
 def show(arguments: argparse.Namespace, tree: Any, text: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from agent import fs
 from agent.audit import AuditLog
 from agent.clock import SystemClock
-from agent.commands.common import read_config, set_up_logging, show
+from agent.commands.common import keep_out_of_swap, read_config, set_up_logging, show
 from agent.config import Config
 from agent.errors import UsageError
 from agent.hardening import harden
@@ -27,8 +27,14 @@ def init(arguments: argparse.Namespace) -> int:
     harden()
     config = read_config(arguments)
     set_up_logging(config, arguments, at_first_event=True)
+    keep_out_of_swap(config)
     _make_state_folder(config)
-    audit = AuditLog(config.state_path)
+    audit = AuditLog(
+        config.state_path,
+        max_size=config.audit.max_size,
+        keep=config.audit.keep,
+        fail_closed=config.audit.fail_closed,
+    )
     told: dict[str, Any] = {}
     try:
         if config.secrets.enabled:
@@ -64,8 +70,10 @@ def _secrets(config: Config, audit: AuditLog) -> dict[str, Any]:
         recorder=NullRecorder(),
         clock=SystemClock(),
         redactor=REDACTOR,
+        actor="init",
     )
-    result = service.publish_once()
+    live = fs.is_locked(config.state_path / "agent.lock")
+    result = service.publish_once(beside_agent=live)
     return {
         "generation": result.generation,
         "changed": result.changed,

@@ -8,7 +8,7 @@ import signal
 import sys
 from types import FrameType
 
-from agent.commands.common import config_path, read_config, set_up_logging
+from agent.commands.common import config_path, keep_out_of_swap, read_config, set_up_logging
 from agent.hardening import harden
 
 
@@ -19,6 +19,7 @@ def run(arguments: argparse.Namespace) -> int:
     harden()
     config = read_config(arguments)
     set_up_logging(config, arguments)
+    keep_out_of_swap(config)
     gc.enable()  # the command line starts without
     import asyncio
 

@@ -75,9 +75,13 @@ def get(arguments: argparse.Namespace) -> int:
     """Print a value: what a person asked for by name, on standard output and nowhere else."""
     harden()
     config = read_config(arguments)
-    fetched = verbs.get(config.secrets, arguments.name, state=config.state_path)
+    state = config.state_path
+    if arguments.previous:
+        value = verbs.previous(config.secrets, arguments.name, state=state)
+    else:
+        value = verbs.get(config.secrets, arguments.name, state=state).value.reveal()
     sys.stdout.flush()
-    sys.stdout.buffer.write(fetched.value.reveal())
+    sys.stdout.buffer.write(value)
     if sys.stdout.isatty():
         sys.stdout.write("\n")
     sys.stdout.flush()

@@ -31,6 +31,10 @@ class StoreError(SecretsError):
     """The local store is damaged, foreign, or was written with another key."""
 
 
+class RolledBackError(StoreError):
+    """The local store is an older one than this machine has seen."""
+
+
 class WrongKeyError(StoreError):
     """The key does not fit the store."""
 

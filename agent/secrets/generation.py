@@ -9,7 +9,7 @@ Steps of `publish`:
    somebody else's files
 2. sweep what a killed attempt left: temporary names, generations that `..data` never pointed at
 3. compare with the live generation: same content, modes, owners and links → nothing is flipped
-4. check that the set fits into the free space
+4. check that the set is not larger than allowed and fits into the free space
 5. write `..gen-N+1`: every open is relative to a directory descriptor, exclusive and follows no
    link; group and mode are set on the descriptor before the bytes; the index comes last
 6. make missing entry links (they lead nowhere until the flip)
@@ -18,7 +18,8 @@ Steps of `publish`:
 9. delete old generations whose time is over
 
 A reader sees one generation or the next, never a mixture; a crash at any step leaves one of the
-two, whole. The files of one generation are written, read and compared in `tree`.
+two, whole. The files of one generation are written, read and compared in `tree`, the links made in
+`links`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import stat
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -40,15 +40,15 @@ from pathlib import Path
 from agent import fs
 from agent.clock import Clock
 from agent.errors import BusyError
-from agent.secrets import tree
+from agent.secrets import confirmed, links, tree
 from agent.secrets.errors import PublishError
+from agent.secrets.links import DATA
 from agent.secrets.tree import INDEX, Item, Look
 from agent.telemetry.logs import get_logger
-from agent.units import Monotonic, Seconds, UnixTime
+from agent.units import Bytes, Monotonic, Seconds, UnixTime
 
 _log = get_logger(__name__)
 
-DATA = "..data"
 _GENERATION = re.compile(r"\.\.gen-(\d{6,})")
 _MEMORY = ("tmpfs", "ramfs")
 _RESERVE = 64 * 1024
@@ -79,10 +79,14 @@ class Publisher:
     keep: int = 2
     keep_for: Seconds = field(default=Seconds(60.0))
     allow_disk: bool = False
+    owner: int | None = None
+    group: int | None = None
+    max_size: Bytes = field(default=Bytes(16 * 1024 * 1024))
     published_at: UnixTime | None = None
     _retired: dict[str, Monotonic] = field(default_factory=dict)
     _shown: dict[str, str] = field(default_factory=dict)
     _clean: tuple[object, ...] | None = None
+    _closed: bool = False
     _digest_key: bytes = field(default_factory=lambda: secrets.token_bytes(32))
 
     def publish(self, items: Mapping[str, Item], keep: Collection[str] = ()) -> Published:
@@ -104,24 +108,27 @@ class Publisher:
             ) from error
 
     def _publish(self, items: Mapping[str, Item], keep: Collection[str]) -> Published:
+        if self._closed:
+            raise PublishError(f"{self.directory} has been wiped", "start the agent again")
         live = self.live()
         self._sweep(live)
         if live and keep:
-            items = {**items, **self._kept(live, [path for path in keep if path not in items])}
+            items = {**items, **self.shown([path for path in keep if path not in items])}
         self._clean = None
         look = self._look()
         found = tree.compare(self.directory / live, items, look) if live else ()
         shown = {item.path: self._digest(item.data) for item in items.values()}
         if live and not found:
-            links = self._add_links(items) | self._drop_links(items)
+            mended = links.add(self.directory, items) | links.drop(self.directory, items)
             self._shown = shown
             self._retire(live)
             self._clean = self._signature()
-            return Published(_number(live), False, len(items), tuple(links))
+            return Published(_number(live), False, len(items), tuple(mended))
+        self._check_size(items)
         self._make_room(items, live)
         try:
             made = self._write(self._next_number(), items, look)
-            links = self._add_links(items)
+            mended = links.add(self.directory, items)
             fs.replace_link(self.directory / DATA, made, durable=False)
         except OSError:
             self._sweep(live)
@@ -129,9 +136,9 @@ class Publisher:
         self.published_at = self.clock.now()
         damaged = self._shown == shown  # the same values were here: somebody else changed the files
         self._shown = shown
-        links |= self._drop_links(items)
+        mended |= links.drop(self.directory, items)
         self._retire(made)
-        repaired = (*found, *sorted(links)) if damaged else ()
+        repaired = (*found, *sorted(mended)) if damaged else ()
         return Published(_number(made), True, len(items), repaired)
 
     def untouched(self) -> bool:
@@ -166,6 +173,17 @@ class Publisher:
         except OSError:
             return {}
 
+    def shown(self, paths: Collection[str]) -> dict[str, Item]:
+        """Files of the live generation, but those that somebody else has changed since we wrote
+        them."""
+        live = self.live()
+        found = {}
+        for path, item in tree.read_items(self.directory / live, paths).items() if live else ():
+            wrote = self._shown.get(path)
+            if wrote is None or wrote == self._digest(item.data):
+                found[path] = item
+        return found
+
     def live(self) -> str | None:
         """Name of the generation that `..data` points at, if it is there."""
         target = fs.read_link(self.directory / DATA)
@@ -189,12 +207,21 @@ class Publisher:
         return fs.filesystem_type(place)
 
     def wipe(self) -> None:
-        """Remove everything that was ever published here."""
-        self._clean = None
+        """Remove everything that was ever published here, and publish nothing more.
+
+        Raises:
+            OSError, BusyError: something is still there.
+        """
+        self._clean, self._closed = None, True
+        with self._locked():
+            self._remove_all()
+
+    def _remove_all(self) -> None:
         with os.scandir(self.directory) as found:
             entries = list(found)
         for entry in entries:
-            if entry.is_symlink() and (entry.name == DATA or _is_ours(entry)):
+            ours = entry.is_symlink() and (entry.name == DATA or links.is_ours(entry))
+            if ours or entry.name == confirmed.SEEN:
                 os.unlink(entry.path)
             elif _GENERATION.fullmatch(entry.name):
                 tree.remove(Path(entry.path))
@@ -214,8 +241,19 @@ class Publisher:
             raise PublishError(
                 f"secrets directory {self.directory} is no directory", "name the directory itself"
             )
+        if not self.allow_disk and seen.st_uid not in (0, os.geteuid(), self.owner):
+            raise PublishError(
+                f"secrets directory {self.directory} belongs to uid {seen.st_uid}, who could "
+                "exchange what is in it",
+                "make it root's or the agent's own",
+            )
         wanted = self.dir_mode | (seen.st_mode & stat.S_ISGID)
-        if seen.st_uid == os.geteuid() and stat.S_IMODE(seen.st_mode) != wanted:
+        look = self._look()
+        given = self.owner is not None or self.group is not None
+        mine = seen.st_uid == os.geteuid() or (given and os.geteuid() == 0)
+        if mine and given and (seen.st_uid, seen.st_gid) != (look.uid, look.gid):
+            os.chown(self.directory, look.uid, look.gid)
+        if mine and stat.S_IMODE(seen.st_mode) != wanted:
             os.chmod(self.directory, wanted)
         if fs.read_link(self.directory / DATA) is None:
             self._refuse_foreign()
@@ -226,7 +264,7 @@ class Publisher:
             foreign = [
                 entry.name
                 for entry in entries
-                if not entry.name.startswith(("..", fs.TEMP_PREFIX)) and not _is_ours(entry)
+                if not entry.name.startswith(("..", fs.TEMP_PREFIX)) and not links.is_ours(entry)
             ]
         if foreign:
             raise PublishError(
@@ -253,7 +291,9 @@ class Publisher:
             held.__exit__(None, None, None)
 
     def _look(self) -> Look:
-        return Look(self.file_mode, self.dir_mode, os.geteuid(), self._group())
+        uid = os.geteuid() if self.owner is None else self.owner
+        gid = self._group() if self.group is None else self.group
+        return Look(self.file_mode, self.dir_mode, uid, gid)
 
     def _group(self) -> int:
         """The directory's group where this process may give it: so a trader of that group reads."""
@@ -280,14 +320,15 @@ class Publisher:
         names = self._generations()
         return _number(names[-1]) + 1 if names else 1
 
-    def _kept(self, live: str, paths: Collection[str]) -> dict[str, Item]:
-        """Files of the live generation that are to be in the next one as well."""
-        found = {}
-        for path, item in tree.read_items(self.directory / live, paths).items():
-            shown = self._shown.get(path)
-            if shown is None or shown == self._digest(item.data):
-                found[path] = item
-        return found
+    def _check_size(self, items: Mapping[str, Item]) -> None:
+        total = sum(len(item.data) for item in items.values())
+        if total > self.max_size:
+            largest = max(items.values(), key=lambda item: len(item.data))
+            raise PublishError(
+                f"the secrets are {total} bytes and at most {self.max_size} may be published; the "
+                f"largest is {largest.name} with {len(largest.data)}",
+                "raise secrets.max_size, and the memory volume with it",
+            )
 
     def _make_room(self, items: Mapping[str, Item], live: str | None) -> None:
         """Check that the set fits. Where it does not, old generations go before their time, oldest
@@ -320,11 +361,11 @@ class Publisher:
         try:
             index = {}
             for item in items.values():
-                tree.write_file(root, item.path, item.data, look)
+                tree.write_file(root, item.path, item.data, look.of(item), look)
                 index[item.path] = item.described(self._digest(item.data))
             told = json.dumps({"generation": number, "files": index}, sort_keys=True).encode()
             tree.write_file(root, INDEX, told, look)
-            tree.dress(root, look.dir_mode, look.gid)
+            tree.dress(root, look.dir_mode, look)
         finally:
             os.close(root)
         return name
@@ -332,36 +373,6 @@ class Publisher:
     def _digest(self, data: bytes) -> str:
         """Keyed, with a key that never leaves the process: a short secret cannot be guessed."""
         return "hmac-sha256:" + hmac.new(self._digest_key, data, hashlib.sha256).hexdigest()
-
-    def _add_links(self, items: Mapping[str, Item]) -> set[str]:
-        """Make each entry's stable link, in place of whatever stands there; `link` if one was
-        missing or bent."""
-        mended = set()
-        for name in sorted(_entries(items)):
-            place = self.directory / name
-            if fs.read_link(place) == f"{DATA}/{name}":
-                continue
-            mended.add("link")
-            if place.is_dir() and not place.is_symlink():
-                aside = self.directory / fs.temp_name()
-                os.rename(place, aside)  # a folder in a link's place hides the live one
-                shutil.rmtree(aside)
-            fs.replace_link(place, f"{DATA}/{name}", durable=False)
-        return mended
-
-    def _drop_links(self, items: Mapping[str, Item]) -> set[str]:
-        """Remove the links of entries that are gone, and stray ones: links only, never a file."""
-        wanted = _entries(items)
-        with os.scandir(self.directory) as entries:
-            stray = [
-                entry.path
-                for entry in entries
-                if entry.is_symlink() and not entry.name.startswith("..")
-                if entry.name not in wanted
-            ]
-        for path in stray:
-            os.unlink(path)
-        return {"link"} if stray else set()
 
     def _retire(self, live: str) -> bool:
         """Delete old generations that have been old for `keep_for`; True if one went."""
@@ -383,15 +394,6 @@ class Publisher:
         marks, newest = tree.marks(self.directory, live)
         settled = abs(time.time() - newest) > _SETTLED
         return (live, *marks) if settled else None
-
-
-def _entries(items: Mapping[str, Item]) -> set[str]:
-    """First parts of the paths: the names in the directory itself."""
-    return {item.path.split("/", 1)[0] for item in items.values()}
-
-
-def _is_ours(entry: os.DirEntry[str]) -> bool:
-    return entry.is_symlink() and os.readlink(entry.path) == f"{DATA}/{entry.name}"
 
 
 def _number(name: str) -> int:

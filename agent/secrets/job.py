@@ -15,7 +15,7 @@ from typing import Any
 
 from agent.audit import AuditLog
 from agent.clock import Clock
-from agent.config import SecretItem, Secrets
+from agent.configsecrets import SecretItem, Secrets
 from agent.errors import AgentError, UsageError
 from agent.health import Condition
 from agent.secrets.errors import afresh
@@ -63,7 +63,7 @@ class SecretsJob:
         self._clock = clock
         self._service = self._make(config)
         self._filesystem = self._service.publisher.filesystem()
-        self._found = self._service.publisher.index()
+        self._found = self._service.found()
         self._published: Published | None = None
         self._error: AgentError | None = None
         self._failures = 0
@@ -92,7 +92,7 @@ class SecretsJob:
         Raises:
             AgentError: nothing was published, or a provider failed and the value before serves on.
         """
-        result = await self._publish(refresh=True)
+        result = await self._publish(refresh=True, why="refresh was asked for")
         for name, error in self._service.unrenewed().items():
             raise type(error)(f"{name} is served from memory: {error}", error.remedy)
         return {"generation": result.generation, "changed": result.changed, "files": result.files}
@@ -129,6 +129,17 @@ class SecretsJob:
 
         return commit
 
+    def wipe(self) -> None:
+        """Remove everything that was published, for good."""
+        try:
+            self._service.publisher.wipe()
+        except (OSError, AgentError) as error:
+            _log.error("published secrets could not be removed", error=str(error))
+        else:
+            _log.info(
+                "published secrets were removed", directory=str(self._service.config.directory)
+            )
+
     # -- one look -------------------------------------------------------------------------------
 
     async def _look(self) -> None:
@@ -146,7 +157,9 @@ class SecretsJob:
             return
         self._tried_marker = marker
         try:
-            result = await self._publish(refresh=changed and not resting)
+            again = changed and not resting
+            why = "the store changed" if again and self._marker is not None else "due"
+            result = await self._publish(refresh=again, why=why)
         except AgentError as error:
             self._failed(now, error, "secrets not published")
             return
@@ -165,11 +178,12 @@ class SecretsJob:
         self._retry_at = Monotonic(now + min(_LONGEST_PAUSE, pause))
         _log.warning(event, error=error.told(), failures=self._failures, **more)
 
-    async def _publish(self, *, refresh: bool) -> Published:
+    async def _publish(self, *, refresh: bool, why: str) -> Published:
         async with self._lock:
             service = self._service
             try:
-                result = await asyncio.to_thread(service.publish, refresh=refresh)
+                with service.because(why):  # a context goes along to the thread
+                    result = await asyncio.to_thread(service.publish, refresh=refresh)
             except AgentError as error:
                 self._error = afresh(error)
                 raise

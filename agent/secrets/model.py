@@ -112,6 +112,16 @@ class SecretProvider(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Previous:
+    """The version before the current one, where a provider keeps it."""
+
+    value: SecretValue
+    version: str
+    replaced_at: UnixTime
+    kind: Kind = "json"
+
+
+@dataclass(frozen=True, slots=True)
 class Fetched:
     """One secret as a provider gave it."""
 
@@ -124,6 +134,7 @@ class Fetched:
     secret_type: SecretType = SecretType.API_KEY
     description: str = ""
     created_at: UnixTime | None = None
+    previous: Previous | None = None
 
 
 @dataclass(frozen=True, slots=True)

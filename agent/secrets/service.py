@@ -9,25 +9,27 @@ credentials by which it pages (`own`). A full disk is what pages are for.
 
 from __future__ import annotations
 
-import json
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
-from agent.audit import AuditError, AuditLog
+from agent.audit import AuditError, AuditLog, Record
 from agent.clock import Clock
-from agent.config import SecretItem, Secrets
 from agent.configbackends import DEFAULT_ORDER
+from agent.configsecrets import Secrets
 from agent.errors import AgentError
 from agent.secrets.cache import Cache
 from agent.secrets.chain import SKIPPED, Chain, Policy
-from agent.secrets.errors import NotFoundError, ShapeError, UnavailableError, afresh
-from agent.secrets.generation import Published, Publisher
+from agent.secrets.errors import UnavailableError, afresh
+from agent.secrets.generation import Published
 from agent.secrets.model import Fetched, secret_name
 from agent.secrets.providers.base import Backend, Provider
 from agent.secrets.providers.local import LocalStore
+from agent.secrets.publishing import Publishing
 from agent.secrets.tree import Item
 from agent.telemetry.logs import get_logger
 from agent.telemetry.metrics import Recorder
@@ -38,22 +40,30 @@ _log = get_logger(__name__)
 
 _FIRST_WAIT = 0.2
 _LONGEST_WAIT = 3.0
+_NAMED = 5
 
 
-def local_store(config: Secrets, clock: Clock) -> LocalStore:
-    """The local provider as configured."""
+def local_store(config: Secrets, clock: Clock, state: Path | None = None) -> LocalStore:
+    """The local provider as configured; its high-water mark is in the folder `state`, if any."""
     local = config.local
     return LocalStore(
-        local.path, key_file=local.key_file, passphrase_file=local.passphrase_file, clock=clock
+        local.path,
+        key_file=local.key_file,
+        passphrase_file=local.passphrase_file,
+        next_key_file=local.next_key_file,
+        state=state,
+        clock=clock,
     )
 
 
-def configured(config: Secrets, environment: str, clock: Clock) -> list[Provider | Backend]:
+def configured(
+    config: Secrets, environment: str, clock: Clock, state: Path | None = None
+) -> list[Provider | Backend]:
     """The configured providers, in order; the code of one that is not is never imported."""
     made: list[Provider | Backend] = []
     for name in config.chain.order or DEFAULT_ORDER[environment]:
         if name == "local":
-            made.append(local_store(config, clock))
+            made.append(local_store(config, clock, state))
         elif name == "vault" and config.vault is not None:
             from agent.secrets.providers.vault.provider import VaultProvider
 
@@ -90,10 +100,12 @@ class SecretsService:
         clock: Clock,
         redactor: Redactor,
         providers: Sequence[Provider | Backend] | None = None,
+        actor: str = "agent",
         sleep: Callable[[float], None] = time.sleep,
         roll: Callable[[], float] = random.random,
     ) -> None:
-        """Nothing is read yet. `providers` overrides those of the configuration."""
+        """Nothing is read yet. `providers` overrides those of the configuration; `actor` is who
+        reads, for the audit log."""
         self.config = config
         self.environment = environment
         self._audit = audit
@@ -102,10 +114,13 @@ class SecretsService:
         self._redactor = redactor
         self._sleep = sleep
         self._roll = roll
+        self._actor = actor
         self._unrecorded: ContextVar[bool] = ContextVar("unrecorded", default=False)
+        self._why: ContextVar[str] = ContextVar("why", default="")
+        self._tries: ContextVar[list[Record]] = ContextVar("tries")
         self.denied: dict[SecretName, str] = {}
         self.chain = Chain(
-            providers or configured(config, environment, clock),
+            providers or configured(config, environment, clock, audit.directory if audit else None),
             self._told,
             policy=policy_of(config, environment),
             clock=clock,
@@ -118,7 +133,8 @@ class SecretsService:
             max_stale=config.max_stale,
             told=lambda result: recorder.inc("secret_cache_total", result=result),
         )
-        self.publisher = publisher(config, clock)
+        self._publishing = Publishing(config, clock)
+        self.publisher = self._publishing.publisher
         self.errors: dict[SecretName, AgentError] = {}
 
     def get(self, name: str) -> bytes:
@@ -133,14 +149,24 @@ class SecretsService:
         """A credential of the agent's own; as `get`, and read even where the audit log refuses the
         record, which then goes to the agent's log alone: the page about a full disk must go out.
         """
-        try:
-            return self.get(name)
-        except AuditError:
-            token = self._unrecorded.set(True)
+        with self.because("the agent's own credential"):
             try:
-                return self.cache.refresh(secret_name(name)).value.reveal()
-            finally:
-                self._unrecorded.reset(token)
+                return self.get(name)
+            except AuditError:
+                token = self._unrecorded.set(True)
+                try:
+                    return self.cache.refresh(secret_name(name)).value.reveal()
+                finally:
+                    self._unrecorded.reset(token)
+
+    @contextmanager
+    def because(self, why: str) -> Iterator[None]:
+        """Note `why` in the audit log for every read of the body."""
+        token = self._why.set(why)
+        try:
+            yield
+        finally:
+            self._why.reset(token)
 
     def fetch(self, name: str) -> Fetched:
         """One secret through the cache, with what is known of it; raises as `get`."""
@@ -152,17 +178,7 @@ class SecretsService:
         Raises:
             AgentError: a required one is missing. `errors` then says why, name by name.
         """
-        items: dict[str, Item] = {}
-        found: dict[SecretName, AgentError] = {}
-        answers = self._read_all(refresh=refresh)
-        for item in self.config.items:
-            answer = answers[item.name]
-            try:
-                if isinstance(answer, AgentError):
-                    raise answer
-                items[item.target] = as_item(item, answer)
-            except AgentError as error:
-                found[item.name] = afresh(error)
+        items, found = self._publishing.items(self._read_all(refresh=refresh))
         self.errors = found
         missing = [item.name for item in self.config.items if item.required and item.name in found]
         if missing:
@@ -182,7 +198,7 @@ class SecretsService:
         began = self._clock.monotonic()
         try:
             items = self.fetch_all(refresh=refresh)
-            result = self.publisher.publish(items, keep=self._not_answered())
+            result = self._publishing.publish(items, self.errors)
         except AgentError:
             self._recorder.inc("secret_publishes_total", outcome="failed")
             raise
@@ -194,29 +210,73 @@ class SecretsService:
         if result.changed:
             took = self._clock.monotonic() - began
             self._recorder.observe("secret_publish_seconds", took)
-            self._record("secret.publish", str(self.config.directory), "ok", result)
+            detail = {"generation": result.generation, "files": result.files}
+            where = str(self.config.directory)
+            self._record(
+                [Record(self._actor, "secret.publish", where, "ok", detail, self._why.get())]
+            )
         return result
 
-    def publish_once(self) -> Published:
+    def publish_once(self, *, beside_agent: bool = False) -> Published:
         """Publish for the init container: retried with jitter until `init_deadline`.
+
+        Beside a running agent, whose files are fresh, nothing is done. While every provider is
+        down, what stands in the directory will do where `start_from_published` allows it.
 
         Raises:
             AgentError: the last reason, at once where waiting cannot mend it.
         """
+        if beside_agent:
+            standing = self._publishing.standing(Seconds(self.config.cache_ttl))
+            if standing is not None:
+                return standing
+        with self.because("init"):
+            return self._publish_in_time()
+
+    def _publish_in_time(self) -> Published:
         give_up = self._clock.monotonic() + self.config.init_deadline
         wait, again = _FIRST_WAIT, False
         while True:
             try:
                 return self.publish(refresh=again)
             except UnavailableError as error:
+                standing = self._from_before(error)
+                if standing is not None:
+                    return standing
                 left = give_up - self._clock.monotonic()
                 if left <= 0:
                     raise
                 pause = min(left, wait * (0.5 + 0.5 * self._roll()))
-                _log.warning("waiting for secrets", error=str(error), seconds_left=round(left, 1))
+                names = sorted(self.errors)
+                _log.warning(
+                    "waiting for secrets",
+                    names=names[:_NAMED] + (["…"] if len(names) > _NAMED else []),
+                    count=len(names),
+                    error=str(error),
+                    seconds_left=round(left, 1),
+                )
                 self._sleep(pause)
                 again = True
                 wait = min(_LONGEST_WAIT, wait * 2)
+
+    def _from_before(self, error: AgentError) -> Published | None:
+        if not self.config.start_from_published:
+            return None
+        standing = self._publishing.standing(Seconds(self.config.max_stale))
+        if standing is not None:
+            _log.warning(
+                "every provider is down; starting from the secrets published before",
+                generation=standing.generation,
+                error=str(error),
+            )
+            detail = {"generation": standing.generation, "files": standing.files}
+            where = str(self.config.directory)
+            self._record([Record(self._actor, "secret.keep", where, "stale", detail, "init")])
+        return standing
+
+    def found(self) -> dict[str, dict[str, object]]:
+        """What is known of the files published before, by an item's path."""
+        return self._publishing.found()
 
     def next_expiry(self) -> Seconds:
         """Seconds until the first declared secret is to be asked for again; 0: now."""
@@ -248,25 +308,27 @@ class SecretsService:
                 answers[name] = _outcome(self.cache.get, name)
         return answers
 
-    def _not_answered(self) -> list[str]:
-        failed = {n for n, error in self.errors.items() if not isinstance(error, NotFoundError)}
-        return [item.target for item in self.config.items if item.name in failed]
-
     def _load(self, name: SecretName) -> Fetched:
-        return self._learnt(self.chain.read(name))
+        answer = self._load_many([name])[name]
+        if isinstance(answer, AgentError):
+            raise answer
+        return answer
 
     def _load_many(self, names: Sequence[SecretName]) -> Mapping[SecretName, Fetched | AgentError]:
-        answers = self.chain.read_many(names)
+        """Ask the chain, and record every try in one go before anybody sees a value."""
+        tries: list[Record] = []
+        token = self._tries.set(tries)
+        try:
+            answers = self.chain.read_many(names)
+        finally:
+            self._tries.reset(token)
         for answer in answers.values():
             if isinstance(answer, Fetched):
-                self._learnt(answer)
+                self._redactor.learn(answer.name, answer.value.reveal())
+                detail = {"provider": answer.provider, "version": answer.version}
+                tries.append(self._tried(answer.name, "ok", detail))
+        self._record(tries)
         return answers
-
-    def _learnt(self, fetched: Fetched) -> Fetched:
-        self._redactor.learn(fetched.name, fetched.value.reveal())
-        detail = {"provider": fetched.provider, "version": fetched.version}
-        self._read(fetched.name, "ok", detail)
-        return fetched
 
     def _told(self, provider: str, name: SecretName, outcome: str) -> None:
         self._recorder.inc("secret_reads_total", provider=provider, outcome=outcome)
@@ -275,73 +337,29 @@ class SecretsService:
         elif outcome == "ok":
             self.denied.pop(name, None)
         if outcome not in ("ok", SKIPPED):
-            self._read(name, outcome, {"provider": provider})
+            self._tries.get().append(self._tried(name, outcome, {"provider": provider}))
 
-    def _read(self, name: SecretName, outcome: str, detail: Mapping[str, Any]) -> None:
-        """Record a read, or how it failed. Raises AuditError where the log does not take it."""
-        if self._audit is None:
+    def _tried(self, name: SecretName, outcome: str, detail: Mapping[str, Any]) -> Record:
+        return Record(self._actor, "secret.read", name, outcome, detail, self._why.get())
+
+    def _record(self, records: Sequence[Record]) -> None:
+        """Raises AuditError where the log does not take them and the access must not be."""
+        if self._audit is None or not records:
             return
         try:
-            self._audit.append("agent", "secret.read", name, outcome, detail)
+            self._audit.append_many(records)
         except AuditError as error:
-            if not self._unrecorded.get():
+            if self._audit.fail_closed and not self._unrecorded.get():
                 raise
-            _log.error(
-                "a secret is read without a record in the audit log",
-                secret=name,
-                outcome=outcome,
-                **detail,
-                error=error.told(),
-            )
-
-    def _record(self, action: str, subject: str, outcome: str, result: Published) -> None:
-        if self._audit is not None:
-            detail = {"generation": result.generation, "files": result.files}
-            self._audit.append("agent", action, subject, outcome, detail)
-
-
-def publisher(config: Secrets, clock: Clock) -> Publisher:
-    """The publisher of the configured directory."""
-    return Publisher(
-        directory=config.directory,
-        clock=clock,
-        file_mode=config.file_mode,
-        dir_mode=config.dir_mode,
-        keep=config.keep_generations,
-        keep_for=Seconds(config.keep_for),
-        allow_disk=config.allow_disk,
-    )
-
-
-def as_item(item: SecretItem, fetched: Fetched) -> Item:
-    """The file that `item` asks for, from the fetched value.
-
-    Raises:
-        ShapeError: the format is json and the value is not.
-    """
-    data = fetched.value.reveal()
-    if item.format == "json" or fetched.kind == "json":
-        tree = _tree(item, data)
-        if item.format == "raw" and isinstance(tree, str):
-            data = tree.encode("utf-8", "surrogatepass")  # what a program expects of a key file
-    return Item(
-        path=item.target,
-        data=data,
-        name=item.name,
-        version=fetched.version,
-        provider=fetched.provider,
-        fetched_at=fetched.fetched_at,
-    )
-
-
-def _tree(item: SecretItem, data: bytes) -> object:
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        raise ShapeError(
-            f"secret {item.name} is to be written as {item.format} and is not JSON",
-            "store it as JSON; plain bytes are stored with --raw and published with format: raw",
-        ) from None
+            for record in records:
+                _log.error(
+                    "secrets are used without a record in the audit log",
+                    action=record.action,
+                    secret=record.subject,
+                    outcome=record.outcome,
+                    **record.detail,
+                    error=error.told(),
+                )
 
 
 def _outcome(read: Callable[[SecretName], Fetched], name: SecretName) -> Fetched | AgentError:

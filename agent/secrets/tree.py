@@ -34,16 +34,22 @@ class Item:
     version: str
     provider: str
     fetched_at: UnixTime
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    replaced_at: UnixTime | None = None
+    """Of a predecessor: when its successor was met."""
 
     def described(self, digest: str) -> dict[str, object]:
         """Its entry in the index."""
-        return {
+        told: dict[str, object] = {
             "name": self.name,
             "version": self.version,
             "provider": self.provider,
             "fetched_at": self.fetched_at,
             "digest": digest,
         }
+        return told if self.replaced_at is None else {**told, "replaced_at": self.replaced_at}
 
     def __reduce_ex__(self, _protocol: Any) -> NoReturn:
         raise TypeError("a secret is never pickled")
@@ -58,9 +64,19 @@ class Look:
     uid: int
     gid: int
 
+    def of(self, item: Item) -> Look:
+        """As this, but for what the item has of its own."""
+        return Look(
+            self.file_mode if item.mode is None else item.mode,
+            self.dir_mode,
+            self.uid if item.uid is None else item.uid,
+            self.gid if item.gid is None else item.gid,
+        )
 
-def write_file(root: int, path: str, data: bytes, look: Look) -> None:
-    """Write a new file at `path` below the directory open as `root`, and the folders it needs.
+
+def write_file(root: int, path: str, data: bytes, look: Look, whole: Look | None = None) -> None:
+    """Write a new file at `path` below the directory open as `root`, and the folders it needs,
+    which look as the `whole` set does.
 
     Raises:
         OSError: it exists, or the volume is full.
@@ -74,11 +90,11 @@ def write_file(root: int, path: str, data: bytes, look: Look) -> None:
             below = os.open(folder, OPEN_DIR, dir_fd=here)
             os.close(here)
             here = below
-            dress(here, look.dir_mode, look.gid)
+            dress(here, look.dir_mode, whole or look)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(leaf, flags, 0o600, dir_fd=here)
         try:
-            dress(fd, look.file_mode, look.gid)
+            dress(fd, look.file_mode, look)
             fs.write_all(fd, data)
         finally:
             os.close(fd)
@@ -86,10 +102,11 @@ def write_file(root: int, path: str, data: bytes, look: Look) -> None:
         os.close(here)
 
 
-def dress(fd: int, mode: int, gid: int) -> None:
-    """Group, then mode: a change of group clears mode bits."""
-    if os.fstat(fd).st_gid != gid:
-        os.fchown(fd, -1, gid)
+def dress(fd: int, mode: int, look: Look) -> None:
+    """Owner and group, then mode: a change of owner clears mode bits."""
+    seen = os.fstat(fd)
+    if (seen.st_uid, seen.st_gid) != (look.uid, look.gid):
+        os.fchown(fd, look.uid if seen.st_uid != look.uid else -1, look.gid)
     os.fchmod(fd, mode)
 
 
@@ -106,6 +123,7 @@ def compare(root: Path, items: Mapping[str, Item], look: Look) -> tuple[str, ...
     `mode`, `owner`, `stray`."""
     found: set[str] = set()
     seen: set[str] = set()
+    looks = {item.path: look.of(item) for item in items.values()}
     _check(root.lstat(), look.dir_mode, look, found)
     for folder, folders, files in os.walk(root):
         for name in (*folders, *files):
@@ -114,8 +132,10 @@ def compare(root: Path, items: Mapping[str, Item], look: Look) -> tuple[str, ...
             if stat.S_ISDIR(state.st_mode):
                 _check(state, look.dir_mode, look, found)
             elif stat.S_ISREG(state.st_mode):
-                _check(state, look.file_mode, look, found)
-                seen.add(os.path.relpath(path, root))
+                below = os.path.relpath(path, root)
+                wanted = looks.get(below, look)
+                _check(state, wanted.file_mode, wanted, found)
+                seen.add(below)
             else:
                 found.add("stray")
     paths = {item.path for item in items.values()}
@@ -178,7 +198,7 @@ def read_items(root: Path, paths: Collection[str]) -> dict[str, Item]:
         told, data = index.get(path), read(root, path)
         if told is None or data is None:
             continue
-        fetched_at = told.get("fetched_at")
+        fetched_at, replaced_at = told.get("fetched_at"), told.get("replaced_at")
         found[path] = Item(
             path=path,
             data=data,
@@ -186,6 +206,9 @@ def read_items(root: Path, paths: Collection[str]) -> dict[str, Item]:
             version=str(told.get("version")),
             provider=str(told.get("provider")),
             fetched_at=UnixTime(float(fetched_at if isinstance(fetched_at, int | float) else 0)),
+            replaced_at=UnixTime(float(replaced_at))
+            if isinstance(replaced_at, int | float)
+            else None,
         )
     return found
 

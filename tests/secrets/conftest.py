@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from agent import fs
-from agent.config import LocalStore as LocalConfig
-from agent.config import SecretItem, Secrets
+from agent.configsecrets import LocalStore as LocalConfig
+from agent.configsecrets import SecretItem, Secrets
 from agent.secrets.errors import NotFoundError, SecretsError
 from agent.secrets.model import Fetched, SecretValue
 from agent.secrets.providers.local import LocalStore

@@ -20,7 +20,8 @@ from agent import fs
 from agent.clock import SystemClock
 from agent.secrets import tree
 from agent.secrets.errors import PublishError
-from agent.secrets.generation import DATA, Publisher
+from agent.secrets.generation import Publisher
+from agent.secrets.links import DATA
 from agent.secrets.tree import INDEX, Item
 from agent.units import Seconds, UnixTime
 from tests.faults.clock import FakeClock
@@ -173,6 +174,7 @@ import os, sys
 from pathlib import Path
 from agent.clock import SystemClock
 from agent.secrets.generation import Publisher
+from agent.secrets.links import DATA
 from agent.secrets.tree import Item
 from agent.units import UnixTime
 directory, value = Path(sys.argv[1]), sys.argv[2].encode()

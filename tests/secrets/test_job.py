@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agent.clock import SystemClock
-from agent.config import Secrets
+from agent.configsecrets import Secrets
 from agent.errors import UsageError
 from agent.health import Condition
 from agent.secrets.errors import (

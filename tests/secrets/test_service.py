@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.audit import AuditError, AuditLog, verify
-from agent.config import SecretItem, Secrets
+from agent.configsecrets import SecretItem, Secrets
 from agent.errors import AgentError
 from agent.secrets.errors import NotFoundError, ShapeError, StoreError, UnavailableError
 from agent.secrets.providers.local import LocalStore
@@ -189,7 +189,7 @@ def test_without_a_record_no_secret_is_handed_out(
     def full(*_: object) -> None:
         raise AuditError("no space")
 
-    monkeypatch.setattr(audit, "append", full)
+    monkeypatch.setattr(audit, "append_many", full)
     provider.values["a"] = b"1"
     made = service_of(config(wants("a")), provider, audit=audit)
     with pytest.raises(AuditError):
@@ -208,7 +208,7 @@ def test_the_agents_own_credential_is_read_though_no_record_can_be_kept(
     def full(*_: object) -> None:
         raise AuditError("no space")
 
-    monkeypatch.setattr(audit, "append", full)
+    monkeypatch.setattr(audit, "append_many", full)
     provider.values["pager"] = b"1"
     made = service_of(config(wants("pager")), provider, audit=audit)
     with pytest.raises(AuditError):

@@ -11,7 +11,7 @@ import pytest
 CODE = """
 import sys
 from agent.clock import SystemClock
-from agent.config import Secrets
+from agent.configsecrets import Secrets
 from agent.secrets.service import configured
 
 made = configured(Secrets.model_validate({section}), "staging", SystemClock())

@@ -14,7 +14,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +26,8 @@ from agent.errors import BusyError
 from agent.secrets import errors
 from agent.secrets.model import Fetched, Kind, Listed, SecretType, SecretValue
 from agent.secrets.providers import sealed
+from agent.secrets.providers.entries import fetched, next_version, previous_of
+from agent.secrets.providers.highwater import HighWater
 from agent.secrets.providers.keyfile import parse_key, read_private
 from agent.units import Seconds, SecretName, UnixTime
 
@@ -45,17 +47,24 @@ class LocalStore:
         key_file: Path | None = None,
         passphrase_file: Path | None = None,
         passphrase: bytes | None = None,
+        next_key_file: Path | None = None,
+        state: Path | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """Nothing is read yet. `passphrase` is for callers that hold one in memory already."""
+        """Nothing is read yet. `passphrase` is for callers that hold one in memory already; the
+        store may be under `next_key_file` as well; the high-water mark is in the folder `state`."""
         self.path = path
         self._key_file = key_file
+        self._next_key_file = next_key_file
         self._passphrase_file = passphrase_file
+        self._highest = HighWater(path, state)
         self._passphrase = SecretValue(passphrase) if passphrase is not None else None
         self._clock = clock or SystemClock()
         self._derived: tuple[bytes, SecretValue] | None = None  # scrypt is slow by design: once
         self._deriving = threading.Lock()
-        self._opened: tuple[bytes, SecretValue, sealed.Document, sealed.Keys] | None = None
+        self._opened: (
+            tuple[bytes, SecretValue, sealed.Document, sealed.Keys, dict[str, str]] | None
+        ) = None
 
     def read(self, name: SecretName) -> Fetched:
         """One secret. Raises as `Provider.read`."""
@@ -66,7 +75,7 @@ class LocalStore:
                 f"the local store holds no secret {name}",
                 f"store it: jules-agent secrets put {name}",
             )
-        return _fetched(name, content, self._clock.now())
+        return fetched(name, content, self._clock.now())
 
     def marker(self) -> str:
         """Changes with every write of the file."""
@@ -90,25 +99,103 @@ class LocalStore:
         Raises:
             StoreError, WrongKeyError, KeyFileError, UnavailableError: nothing was changed.
         """
+        new = {
+            "value": base64.b64encode(value).decode(),
+            "kind": kind,
+            "type": secret_type.value,
+            "description": description,
+        }
+        return self.write_many({name: new})[name]
+
+    def write_many(self, contents: Mapping[SecretName, Mapping[str, Any]]) -> dict[SecretName, str]:
+        """Store new versions of several secrets in one step; returns the versions.
+
+        Args:
+            contents: by name: `value` (base64), `kind`, `type`, `description`.
+
+        Raises:
+            As `write`.
+        """
+        versions = {}
+        with self._changing() as (document, keys):
+            now = self._clock.now()
+            for name, new in contents.items():
+                before = sealed.get_entry(document, keys, name)
+                versions[name] = next_version(before)
+                content = {
+                    **new,
+                    "version": versions[name],
+                    "created_at": before["created_at"] if before else now,
+                    "updated_at": now,
+                }
+                kept = previous_of(before, content, now)
+                if kept is not None:
+                    content["previous"] = kept
+                sealed.put_entry(document, keys, name, content)
+        return versions
+
+    def delete(self, name: SecretName) -> None:
+        """Remove a secret and the version before it from the file.
+
+        Raises:
+            NotFoundError: there is none; and as `write`.
+        """
+        with self._changing() as (document, _):
+            if document.entries.pop(name, None) is None:
+                raise errors.NotFoundError(
+                    f"the local store holds no secret {name}", "see: jules-agent secrets list"
+                )
+
+    def rekey(self, new_key: bytes) -> int:
+        """Encrypt everything anew under another 32-byte key; returns how many secrets that were.
+
+        The file before is replaced as well, so that nothing under the old key stays beside it.
+
+        Raises:
+            KeyFileError: it is under that key already; and as `write`.
+        """
+        with self._locked():
+            document, keys = self._open()
+            fresh = sealed.Keys.derive(new_key)
+            if fresh.check == keys.check:
+                raise errors.KeyFileError(
+                    "the store is under this key already", "name a new one: secrets new-key FILE"
+                )
+            made = sealed.Document({"name": "none"}, generation=document.generation + 1)
+            for name in document.entries:
+                content = sealed.get_entry(document, keys, name)
+                assert content is not None
+                sealed.put_entry(made, fresh, name, content)
+            data = sealed.serialise(made, fresh)
+            self._replace(data)
+            fs.write_durable(self._previous, data, 0o600)
+        return len(made.entries)
+
+    def contents(self) -> dict[SecretName, dict[str, Any]]:
+        """Everything that the store holds, decrypted: for an export."""
+        document, keys = self._open()
+        found = {}
+        for name in document.entries:
+            content = sealed.get_entry(document, keys, name)
+            assert content is not None
+            found[SecretName(name)] = content
+        return found
+
+    def accept_older(self) -> int:
+        """Take the file as it is for the newest; returns its generation."""
+        document, seal, _ = self._unsealed()
+        self._highest.accept(document.generation, seal)
+        return document.generation
+
+    @contextmanager
+    def _changing(self) -> Iterator[tuple[sealed.Document, sealed.Keys]]:
+        """The store under its lock; what the body does to the document is written afterwards."""
         with self._locked():
             document, keys = self._open() if self._exists() else self._begin()
-            before = sealed.get_entry(document, keys, name)
-            version = _next_version(before)
-            now = self._clock.now()
-            content = {
-                "value": base64.b64encode(value).decode(),
-                "kind": kind,
-                "type": secret_type.value,
-                "description": description,
-                "version": version,
-                "created_at": before["created_at"] if before else now,
-                "updated_at": now,
-            }
             document = replace(document, entries=dict(document.entries))  # reads share the other
-            sealed.put_entry(document, keys, name, content)
+            yield document, keys
             document.generation += 1
             self._replace(sealed.serialise(document, keys))
-        return version
 
     def list(self) -> list[Listed]:
         """Every secret's name and what is known of it, by name."""
@@ -129,6 +216,14 @@ class LocalStore:
         return found
 
     def _open(self) -> tuple[sealed.Document, sealed.Keys]:
+        document, seal, keys = self._unsealed()
+        try:
+            self._highest.check(document.generation, seal)
+        except errors.StoreError as error:
+            raise type(error)(f"{self.path}: {error}", error.remedy) from None
+        return document, keys
+
+    def _unsealed(self) -> tuple[sealed.Document, dict[str, str], sealed.Keys]:
         try:
             with self.path.open("rb") as file:
                 data = file.read(sealed.MAX_BYTES + 1)
@@ -145,12 +240,12 @@ class LocalStore:
         last = self._opened
         try:
             if last is not None and last[0] == data and self._master(last[2]) == last[1].reveal():
-                return last[2], last[3]  # the same bytes and key as at the last read
+                return last[2], last[4], last[3]  # the same bytes and key as at the last read
             document, seal = sealed.parse(data)
             master = self._master(document)
             keys = sealed.unseal(document, seal, master)
-            self._opened = data, SecretValue(master), document, keys
-            return document, keys
+            self._opened = data, SecretValue(master), document, keys, seal
+            return document, seal, keys
         except errors.StoreError as error:
             raise type(error)(f"{self.path}: {error}", error.remedy) from None
 
@@ -167,16 +262,22 @@ class LocalStore:
 
     def _begin(self) -> tuple[sealed.Document, sealed.Keys]:
         document = sealed.new_document(passphrase=self._uses_passphrase)
+        document.generation = self._highest.generation()  # a store begun anew is not an older one
         return document, sealed.Keys.derive(self._master(document))
 
     def _replace(self, data: bytes) -> None:
-        previous = self.path.with_name(self.path.name + ".previous")
         try:
             if self.path.exists():
-                fs.write_durable(previous, self.path.read_bytes(), 0o600)
+                fs.write_durable(self._previous, self.path.read_bytes(), 0o600)
             fs.write_durable(self.path, data, 0o600)
         except OSError as error:
             raise self._not_writable(error) from error
+        with suppress(errors.SecretsError):  # the new generation is the newest from now on
+            self._open()
+
+    @property
+    def _previous(self) -> Path:
+        return self.path.with_name(self.path.name + ".previous")
 
     def _exists(self) -> bool:
         try:
@@ -230,6 +331,8 @@ class LocalStore:
     def _given(self, document: sealed.Document) -> bytes:
         """The key or passphrase that the document's derivation asks for."""
         wants_passphrase = document.kdf.get("name") != "none"
+        if not wants_passphrase and (self._next_key_file or not self._uses_passphrase):
+            return self._key_for(document)
         if wants_passphrase != self._uses_passphrase:
             raise errors.WrongKeyError(
                 "the store was written with a "
@@ -243,34 +346,27 @@ class LocalStore:
             if not text:
                 raise errors.KeyFileError(f"passphrase file {self._passphrase_file} is empty")
             return text
-        if self._key_file is None:
+        raise AssertionError("a store under a key file is read by _key_for")
+
+    def _key_for(self, document: sealed.Document) -> bytes:
+        """Of the configured keys the one that the document was written with; else the first."""
+        paths = [path for path in (self._key_file, self._next_key_file) if path is not None]
+        if not paths:
             raise errors.KeyFileError(
                 "the local store has no key",
                 "set secrets.local.key_file; `jules-agent secrets new-key FILE` makes one",
             )
-        return parse_key(read_private(self._key_file), self._key_file)
-
-
-def _next_version(before: dict[str, Any] | None) -> str:
-    if before is None:
-        return "1"
-    if not before["version"].isdecimal():
-        raise errors.StoreError("the entry's version is not a number", "put it under another name")
-    return str(int(before["version"]) + 1)
-
-
-def _fetched(name: SecretName, content: dict[str, Any], now: UnixTime) -> Fetched:
-    try:
-        return Fetched(
-            name=name,
-            value=SecretValue(base64.b64decode(content["value"], validate=True)),
-            version=content["version"],
-            provider="local",
-            fetched_at=now,
-            kind=content["kind"],
-            secret_type=SecretType(content["type"]),
-            description=content["description"],
-            created_at=UnixTime(float(content["created_at"])),
-        )
-    except ValueError:
-        raise errors.StoreError(f"the entry of {name} is not one that we write") from None
+        found: list[bytes] = []
+        wrong: list[errors.KeyFileError] = []
+        for path in paths:
+            try:
+                key = parse_key(read_private(path), path)
+            except errors.KeyFileError as error:
+                wrong.append(error)
+                continue
+            if sealed.Keys.derive(key).check == document.key_check:
+                return key
+            found.append(key)
+        if wrong:
+            raise wrong[0]
+        return found[0]
