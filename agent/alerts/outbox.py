@@ -20,9 +20,11 @@ import json
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
 
+from agent.alerts import openings
+from agent.alerts.grouping import Group, GroupTimers
+from agent.alerts.openings import Opening, Openings
+from agent.alerts.outboxrows import STEPS, End, Item, Mark, Note, as_row, write
 from agent.alerts.routing import Notification
 from agent.clock import Clock
 from agent.state import StateDB
@@ -33,35 +35,6 @@ KEPT_FOR = Seconds(7 * 86400.0)
 SHOWN_FOR = Seconds(86400.0)
 """How long what was given up stays a failed condition."""
 
-_STEPS = (
-    "CREATE TABLE outbox (id INTEGER PRIMARY KEY, destination TEXT NOT NULL,"
-    " dedup_key TEXT NOT NULL, status TEXT NOT NULL, critical INTEGER NOT NULL,"
-    " body TEXT NOT NULL, decided_at REAL NOT NULL, created_at REAL NOT NULL,"
-    " attempts INTEGER NOT NULL DEFAULT 0, next_at REAL, last_error TEXT,"
-    " ended_at REAL, end TEXT)",
-    "CREATE INDEX outbox_waiting ON outbox (id) WHERE end IS NULL",
-    "CREATE INDEX outbox_ended ON outbox (ended_at) WHERE end IS NOT NULL",
-)
-
-
-@dataclass(slots=True)
-class Item:
-    """One waiting row. `decided_at` is when the sample that decided was in hand."""
-
-    id: int
-    destination: str
-    notification: Notification
-    decided_at: UnixTime
-    created_at: UnixTime
-    attempts: int = 0
-    last_error: str | None = None
-    stored: bool = False
-    released: bool = False
-
-
-Note = tuple[int, str, UnixTime, int]  # attempts, last_error, next_at, id
-End = tuple[str, UnixTime, int, str | None, int]  # end, ended_at, attempts, last_error, id
-
 
 class Outbox:
     """The queue of every destination. Used on the loop; one thread of its own does the writing."""
@@ -70,7 +43,10 @@ class Outbox:
         self._db = db
         self._clock = clock
         self.limit = limit
-        db.migrate("outbox", _STEPS)
+        db.migrate("outbox", STEPS)
+        self.openings = Openings(db)
+        self._marks: dict[int, Mark] = {}
+        self._groups = GroupTimers()
         self._waiting: dict[int, Item] = {}
         self._keys: dict[tuple[str, str], dict[int, Item]] = {}
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="outbox")
@@ -118,19 +94,28 @@ class Outbox:
                 last_error=row["last_error"],
                 stored=True,
                 released=True,
+                group=row["grp"],
+                digest=row["digest"],
+                alone=bool(row["alone"]),
+                fell=bool(row["fell"]),
             )
             self._wait(item)
 
     # -- queueing ---------------------------------------------------------------------------
 
     def add(
-        self, destination: str, notification: Notification, decided_at: UnixTime
+        self,
+        destination: str,
+        notification: Notification,
+        decided_at: UnixTime,
+        group: Group | None = None,
     ) -> Item | None:
         """Queue in memory; `flush` makes it durable and lets it go out.
 
         Returns None when there is nothing to add: a trigger whose key still has its first trigger
         and a resolve waiting takes the resolve back instead, so that an alert that flaps through an
         outage is one page and not a hundred; and a repeat adds nothing to what still waits.
+        What is critical never waits for its group, and a resolve sends off what it ends.
         """
         waits = self._of_key(destination, notification.dedup_key)
         if notification.repeated and waits:
@@ -142,6 +127,14 @@ class Outbox:
             return None
         item = Item(self._next, destination, notification, decided_at, self._clock.now())
         self._next += 1
+        if notification.status == "resolved":
+            for earlier in waits:
+                earlier.due = 0.0
+        elif group is not None and not notification.critical:
+            item.group = group.key
+            now = self._clock.monotonic()
+            item.due = self._groups.due(destination, group, now)
+            item.held = max(0.0, item.due - now)
         self._wait(item)
         return item
 
@@ -172,7 +165,7 @@ class Outbox:
     def dirty(self) -> bool:
         """Whether the disk lacks something."""
         unstored = any(not item.stored for item in self._waiting.values())
-        return bool(self._ends or self._notes) or unstored
+        return bool(self._ends or self._notes or self._marks or self.openings.dirty) or unstored
 
     async def flush(self, also: Callable[[sqlite3.Cursor], None] | None = None) -> bool:
         """Bring the disk up to date in one transaction, and let what was queued go out.
@@ -187,17 +180,31 @@ class Outbox:
             new = [item for item in self._waiting.values() if not item.stored]
             ends, self._ends = self._ends, []
             notes, self._notes = self._notes, {}
-            rows = [_row(item) for item in new]
-            if not (rows or ends or notes or also):
+            marks, self._marks = self._marks, {}
+            opened = self.openings.take()
+            rows = [as_row(item) for item in new]
+            if not (rows or ends or notes or marks or opened or also):
                 return True
+
+            def more(cursor: sqlite3.Cursor) -> None:
+                cursor.executemany(
+                    "UPDATE outbox SET digest = ?, alone = ?, fell = ? WHERE id = ?",
+                    list(marks.values()),
+                )
+                openings.write(cursor, opened)
+                if also is not None:
+                    also(cursor)
+
             loop = asyncio.get_running_loop()
             try:
                 await loop.run_in_executor(
-                    self._writer, self._write, rows, list(notes.values()), ends, also
+                    self._writer, write, self._db, rows, list(notes.values()), ends, more
                 )
             except sqlite3.Error as error:
                 self._ends = ends + self._ends
                 self._notes = {**notes, **self._notes}
+                self._marks = {**marks, **self._marks}
+                self.openings.give_back(opened)
                 self.write_error = str(error)
             else:
                 self.write_error = None
@@ -206,31 +213,6 @@ class Outbox:
             for item in new:
                 item.released = True
             return self.write_error is None
-
-    def _write(
-        self,
-        rows: list[tuple[Any, ...]],
-        notes: list[Note],
-        ends: list[End],
-        also: Callable[[sqlite3.Cursor], None] | None,
-    ) -> None:
-        with self._db.transaction() as cursor:
-            cursor.executemany(
-                "INSERT OR IGNORE INTO outbox"
-                " (id, destination, dedup_key, status, critical, body, decided_at, created_at)"
-                " VALUES (?,?,?,?,?,?,?,?)",
-                rows,
-            )
-            cursor.executemany(
-                "UPDATE outbox SET attempts = ?, last_error = ?, next_at = ? WHERE id = ?", notes
-            )
-            cursor.executemany(
-                "UPDATE outbox SET end = ?, ended_at = ?, attempts = ?,"
-                " last_error = coalesce(?, last_error) WHERE id = ?",
-                ends,
-            )
-            if also is not None:
-                also(cursor)
 
     def close(self) -> None:
         """Let the writer's thread end; what it has begun is finished."""
@@ -257,12 +239,44 @@ class Outbox:
         item.last_error = error
         self._notes[item.id] = (item.attempts, error, next_at, item.id)
 
-    def accepted(self, item: Item) -> None:
-        """The receiver has it."""
+    def accepted(self, item: Item, credential: str | None = None) -> None:
+        """The receiver has it, or need not be told.
+
+        Args:
+            credential: fingerprint of the one that it was sent with, for a receiver that keeps an
+                incident for each key; None for others.
+        """
         item.attempts += 1
+        n = item.notification
+        if n.status == "firing" and item.group:
+            self._groups.told(item.destination, item.group, self._clock.monotonic())
+        if n.status == "resolved":
+            self.openings.closed(item.destination, n.dedup_key)
+        elif credential is not None:
+            opening = Opening(credential, item.digest)
+            self.openings.opened(item.destination, n.dedup_key, opening)
         count, _ = self._accepted.get(item.destination, (0, None))
         self._accepted[item.destination] = (count + 1, self._clock.now())
         self._end(item, "accepted", None)
+
+    def join(self, items: list[Item], digest: str) -> None:
+        """They go in one message. Durable with the next flush."""
+        for item in items:
+            item.digest = digest
+            self._mark(item)
+
+    def part(self, item: Item) -> None:
+        """It goes by itself from now on."""
+        item.digest, item.alone = "", True
+        self._mark(item)
+
+    def fall(self, item: Item) -> None:
+        """Its fallback was told."""
+        item.fell = True
+        self._mark(item)
+
+    def _mark(self, item: Item) -> None:
+        self._marks[item.id] = (item.digest, int(item.alone), int(item.fell), item.id)
 
     def undeliverable(self, item: Item, error: str) -> None:
         """The receiver will never take it."""
@@ -308,17 +322,3 @@ class Outbox:
 
 def _key_of(item: Item) -> tuple[str, str]:
     return item.destination, item.notification.dedup_key
-
-
-def _row(item: Item) -> tuple[object, ...]:
-    n = item.notification
-    return (
-        item.id,
-        item.destination,
-        n.dedup_key,
-        n.status,
-        int(n.critical),
-        json.dumps(n.as_dict()),
-        item.decided_at,
-        item.created_at,
-    )

@@ -23,7 +23,8 @@ from typing import Any
 
 from agent.alerts.errors import DeliveryError
 from agent.alerts.notifiers.base import Notifier, Resends
-from agent.alerts.outbox import Item, Outbox
+from agent.alerts.outbox import Outbox
+from agent.alerts.outboxrows import Item
 from agent.alerts.pace import TokenBucket, pause
 from agent.alerts.routing import Notification
 from agent.clock import Clock

@@ -20,7 +20,8 @@ from dataclasses import replace
 from typing import Any
 
 from agent.alerts.judge import Judge, Verdict
-from agent.alerts.outbox import Item, Outbox
+from agent.alerts.outbox import Outbox
+from agent.alerts.outboxrows import Item
 from agent.alerts.redact import Redaction
 from agent.alerts.routing import (
     Notification,

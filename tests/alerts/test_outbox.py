@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.alerts.outbox import KEPT_FOR, Item, Outbox
+from agent.alerts.outbox import KEPT_FOR, Outbox
+from agent.alerts.outboxrows import Item
 from agent.state import StateDB
 from agent.units import UnixTime
 from tests.alerts.made import notification
