@@ -97,14 +97,7 @@ class Daemon:
         self._stack.callback(self._db.close)
         if self._db.set_aside:
             _log.error("state file was corrupt and was set aside", kept=str(self._db.set_aside))
-        section = self.config.audit
-        self._audit = AuditLog(
-            folder,
-            self._clock,
-            max_size=section.max_size,
-            keep=section.keep,
-            fail_closed=section.fail_closed,
-        )
+        self._audit = AuditLog(folder, self._clock, **self.config.audit.model_dump())
         self._stack.callback(self._audit.close)
         self._recorder = PrometheusRecorder()
         self._recorder.set("build_info", 1.0, version=__version__)

@@ -165,7 +165,7 @@ def measure_failover(folder: Path, bao: servers.Bao, rounds: int) -> list[Bar]:
 def service_of(section: dict[str, object]) -> SecretsService:
     # only now: what this process weighs would count in the children measured before
     from agent.clock import SystemClock
-    from agent.config import Secrets
+    from agent.configsecrets import Secrets
     from agent.secrets.service import SecretsService
     from agent.telemetry.metrics import NullRecorder
     from agent.telemetry.redaction import Redactor

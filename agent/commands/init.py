@@ -29,12 +29,7 @@ def init(arguments: argparse.Namespace) -> int:
     set_up_logging(config, arguments, at_first_event=True)
     keep_out_of_swap(config)
     _make_state_folder(config)
-    audit = AuditLog(
-        config.state_path,
-        max_size=config.audit.max_size,
-        keep=config.audit.keep,
-        fail_closed=config.audit.fail_closed,
-    )
+    audit = AuditLog(config.state_path, **config.audit.model_dump())
     told: dict[str, Any] = {}
     try:
         if config.secrets.enabled:

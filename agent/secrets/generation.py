@@ -214,17 +214,14 @@ class Publisher:
         """
         self._clean, self._closed = None, True
         with self._locked():
-            self._remove_all()
-
-    def _remove_all(self) -> None:
-        with os.scandir(self.directory) as found:
-            entries = list(found)
-        for entry in entries:
-            ours = entry.is_symlink() and (entry.name == DATA or links.is_ours(entry))
-            if ours or entry.name == confirmed.SEEN:
-                os.unlink(entry.path)
-            elif _GENERATION.fullmatch(entry.name):
-                tree.remove(Path(entry.path))
+            with os.scandir(self.directory) as found:
+                entries = list(found)
+            for entry in entries:
+                ours = entry.is_symlink() and (entry.name == DATA or links.is_ours(entry))
+                if ours or entry.name == confirmed.SEEN:
+                    os.unlink(entry.path)
+                elif _GENERATION.fullmatch(entry.name):
+                    tree.remove(Path(entry.path))
 
     # -- steps ------------------------------------------------------------------------------
 
