@@ -48,7 +48,7 @@ def build_parser(asked: str | None = None) -> argparse.ArgumentParser:
     verb("init", "init:init", "fetch secrets and stage a verified bundle, then exit")
     verb("run", "run:run", "run the agent until SIGTERM")
     verb("status", "status:status", "what the running agent says of itself")
-    verb("check", "check:check", "look over configuration, rules and environment")
+    _check(verb("check", "check:check", "look over configuration, rules and environment"))
     verb("reload", "status:reload", "make the running agent read its configuration again")
     _demo(verb("demo", "demo:demo", "play the whole story on this machine"))
     for name, text, fill in _GROUPS:
@@ -56,6 +56,20 @@ def build_parser(asked: str | None = None) -> argparse.ArgumentParser:
         if asked in (None, name):
             fill(group, common)
     return parser
+
+
+def _check(check: argparse.ArgumentParser) -> None:
+    check.add_argument(
+        "what", nargs="?", choices=("rules",), help="rules: load, lint and test rule files alone"
+    )
+    check.add_argument("files", nargs="*", metavar="FILE", help="default: the configured ones")
+    check.add_argument(
+        "--tests", nargs="+", metavar="FILE", help="unit tests as `promtool test rules` reads them"
+    )
+    check.add_argument(
+        "--target", dest="exposed", metavar="URL", help="warn of metrics that it does not expose"
+    )
+    check.add_argument("--interval", type=float, metavar="SECONDS", help="between two scrapes")
 
 
 def _demo(demo: argparse.ArgumentParser) -> None:

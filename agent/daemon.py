@@ -32,7 +32,7 @@ from agent.clock import Clock, SystemClock
 from agent.config import Config
 from agent.configload import load_config
 from agent.errors import AgentError, UsageError
-from agent.health import Condition, Job, ready
+from agent.health import Condition, Job, ready, recorded
 from agent.reload import refuse_fixed
 from agent.secrets.job import SecretsJob
 from agent.state import StateDB
@@ -129,6 +129,7 @@ class Daemon:
                 context=self._alert_context,
                 redactor=REDACTOR,
             )
+            self.alerts.own.before = self._measure
         if config.bundles.enabled:
             self.bundles = BundlesJob(
                 config.bundles,
@@ -299,6 +300,8 @@ class Daemon:
                     gates_ready=False,
                 )
             )
+        if self.config.secrets.enabled or self.config.bundles.enabled:
+            found.append(recorded(self._audit.problem))
         if self._draining:
             found.append(Condition("draining", ok=False, reason="the agent is shutting down"))
         return found
@@ -318,9 +321,12 @@ class Daemon:
 
     def expose(self, accept: str) -> tuple[str, bytes]:
         """The agent's own metrics."""
+        self._measure()
+        return self._recorder.expose(accept)
+
+    def _measure(self) -> None:
         for condition in self.conditions():
             self._recorder.set("condition_ok", float(condition.ok), condition=condition.name)
-        return self._recorder.expose(accept)
 
     def status(self) -> dict[str, Any]:
         """The whole read model: JSON-able, no secret value in it."""

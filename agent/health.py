@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from agent.errors import AgentError
+
 
 @dataclass(frozen=True, slots=True)
 class Condition:
@@ -61,3 +63,14 @@ class Job(Protocol):
     def snapshot(self) -> Mapping[str, Any]:
         """The job's read model: JSON-able, without any secret value."""
         ...
+
+
+def recorded(problem: AgentError | None) -> Condition:
+    """Whether the audit log takes what is written to it; `problem` is the last refusal."""
+    return Condition(
+        "audit",
+        ok=problem is None,
+        reason=str(problem) if problem else "what the agent does is recorded",
+        remedy=problem.remedy if problem else "",
+        gates_ready=False,
+    )

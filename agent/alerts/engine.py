@@ -105,7 +105,7 @@ class AlertsJob:
         self._timeline = Timeline(clock, config.interval)
         self._fast_line = Timeline(clock, config.fast_interval or config.interval, self._timeline)
         self._deciding = asyncio.Lock()
-        self._own = OwnMetrics(self.store, recorder, pod)
+        self.own = OwnMetrics(self.store, recorder, pod)
         self._rounds = Rounds(self, recorder, clock)
         self._evaluated_at: UnixTime | None = None
         self._collecting_since: UnixTime | None = None
@@ -133,7 +133,7 @@ class AlertsJob:
 
     async def tick(self, at: UnixTime) -> None:
         """Scrape, judge, queue, once."""
-        self._own.take(at)
+        self.own.take(at)
         await self._rounds.whole(at)
         self._report.measure()
         if self._clock.monotonic() - self._pruned > _PRUNE_EVERY:
@@ -267,8 +267,8 @@ class AlertsJob:
             looks_back = max(looks_back, Seconds(expression.longest_range))
             names = None if names is None or expression.names is None else names | expression.names
         self.store.watch(names)
+        self.own.choose(names, self.config.own_metrics)
         self._rounds.divide()
-        self._own.choose(names, self.config.own_metrics)
         self.store.retention = Seconds(looks_back + LOOKBACK)
 
     def prepare(self, section: Alerts) -> Callable[[], None]:

@@ -74,7 +74,7 @@ class Rounds:
         """Tell store and targets what belongs on the fast lane, as rules and configuration say."""
         job = self._job
         zeros = counters(job.judge.critical_names) if job.config.zero_samples else frozenset[str]()
-        job.store.watch_births(zeros)
+        job.store.watch_births(zeros | counters(job.own.names))
         deadline = Seconds(min(job.config.timeout, job.config.fast_interval))
         for scraper in job.scrapers.values():
             names = job.judge.fast_names

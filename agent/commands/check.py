@@ -34,6 +34,10 @@ class Finding:
 
 def check(arguments: argparse.Namespace) -> int:
     """Look at everything; print all findings; 0 when nothing fails."""
+    if getattr(arguments, "what", None) == "rules":
+        from agent.commands.checkrules import check_rules
+
+        return check_rules(arguments)
     config = read_config(arguments)
     findings = [Finding("good", f"configuration is valid ({config.environment})")]
     looks: list[Callable[[Config], Iterator[Finding]]] = [
