@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from agent.alerts.lint import warnings
 from agent.alerts.rules import AlertRule, load_rules, shipped
-from tests.alerts.rule_files import play
+from agent.alerts.ruletests import run_tests
+from agent.units import Seconds
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = sorted((ROOT / "rules" / "tests").glob("*.yml"))
@@ -24,7 +26,9 @@ def _alerts() -> list[AlertRule]:
 
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.stem)
 def test_our_evaluator_pages_in_each_scenario_as_it_should(path: Path) -> None:
-    wrong = [f"{asked}: got {got}" for asked, holds, got in play(path) if not holds]
+    checks = list(run_tests(path))
+    assert checks
+    wrong = [f"{c.test}: {c.asked}: got {c.got}" for c in checks if not c.holds]
     assert not wrong, "\n".join(wrong)
 
 
@@ -58,14 +62,30 @@ def test_the_three_critical_alerts_are_there_by_name() -> None:
 
 def test_every_alert_says_how_bad_it_is_and_what_it_is() -> None:
     for rule in _alerts():
-        assert rule.labels["severity"].text in ("critical", "warning", "info"), rule.name
-        assert {"summary", "description"} <= set(rule.annotations), rule.name
+        assert rule.labels["severity"].text in ("critical", "warning", "info", "none"), rule.name
+        assert {"severity", "service", "team"} <= set(rule.labels), rule.name
+        assert {"summary", "description", "runbook_url"} <= set(rule.annotations), rule.name
 
 
 def test_every_runbook_that_an_alert_names_exists() -> None:
     for rule in _alerts():
-        if "runbook_url" in rule.annotations:
-            assert (ROOT / rule.annotations["runbook_url"].text).is_file(), rule.name
+        assert (ROOT / rule.annotations["runbook_url"].text).is_file(), rule.name
+
+
+def test_every_shipped_rule_has_a_unit_test_that_sees_it_fire() -> None:
+    told = "".join(path.read_text() for path in TESTS)
+    assert [rule.name for rule in _alerts() if rule.name not in told] == []
+
+
+def test_nothing_in_the_shipped_rules_deserves_a_warning() -> None:
+    assert list(warnings(load_rules(()), Seconds(1.0))) == []
+
+
+def test_only_the_trading_system_s_own_rules_are_critical() -> None:
+    for rule in _alerts():
+        if rule.labels["severity"].text == "critical":
+            names = rule.expr.names or frozenset()
+            assert not any(name.startswith("jules_agent_") for name in names), rule.name
 
 
 def test_no_label_holds_a_value_that_changes_while_the_alert_lasts() -> None:
