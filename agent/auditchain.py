@@ -261,7 +261,7 @@ def _locked(path: Path, stack: ExitStack) -> BinaryIO:
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
         except FileNotFoundError:
-            if attempt == _PATIENCE - 1:
+            if attempt == _PATIENCE - 1 or not rotated(path.parent):
                 raise
             time.sleep(0.01)
     raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
