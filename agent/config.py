@@ -23,6 +23,15 @@ from agent.confignotify import (
     Webhook,
 )
 from agent.configrollouts import Bake, FreezeWindow, OnFlip, Retention
+from agent.configrouting import (
+    DeadMan,
+    Fallback,
+    Flapping,
+    Inhibition,
+    Maintenance,
+    Route,
+    Storm,
+)
 from agent.configsecrets import Audit, Secrets
 from agent.configtypes import Duration, FilePath, HttpUrl, Positive, Section, Size
 from agent.units import AbsolutePath, Bytes, Seconds
@@ -156,6 +165,19 @@ class Alerts(Section):
         Seconds(4 * 3600.0), description="A firing alert is told again after this."
     )
     outbox_limit: int = Field(10000, ge=100, description="Undelivered notifications kept.")
+    route: Route | None = Field(
+        None, description="A routing tree; without one the destinations' `severities` decide."
+    )
+    inhibit: tuple[Inhibition, ...] = Field((), description="Which alerts mute which.")
+    maintenance: tuple[Maintenance, ...] = Field((), description="Windows in which nobody is told.")
+    flapping: Flapping = Flapping()
+    storm: Storm = Storm()
+    fallbacks: tuple[Fallback, ...] = Field(
+        (), description="Who is told in place of a destination that is down."
+    )
+    deadman: DeadMan | None = Field(
+        None, description="A ping to an outside URL that stops when evaluation stops."
+    )
 
     @model_validator(mode="after")
     def _distinct_jobs(self) -> Alerts:

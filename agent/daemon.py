@@ -371,6 +371,8 @@ class Daemon:
             return {"reloaded": True}
         if verb == "refresh":
             return dict(await _enabled(self.secrets, "secrets").refresh())
+        if verb.startswith("silence."):
+            return _enabled(self.alerts, "alerts").admin(verb, arguments)
         return await bundle_verb(self.bundles, verb, arguments)
 
 

@@ -139,13 +139,13 @@ def rows(model: type[BaseModel], prefix: str = "", optional: bool = False) -> It
     """Every option below `model`, sections after what stands directly in it."""
     later: list[Iterator[Row]] = []
     for name, field in model.model_fields.items():
-        option = f"{prefix}{name}"
+        option = f"{prefix}{field.alias or name}"
         inner, many = _model_of(field.annotation)
         credential = inner is CredentialRef
         if inner is None or many or credential:
             kind = "credential" if credential else _kind(field)
             yield Row(option, kind, _default(field), _meaning(option, field), optional)
-        if inner is not None and not credential:
+        if inner is not None and not credential and inner is not model:  # a tree names itself
             absent = optional or (not many and field.default is None)
             later.append(rows(inner, f"{option}[]." if many else f"{option}.", absent))
     for below in later:

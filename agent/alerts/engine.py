@@ -17,10 +17,11 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from agent.alerts.damping import Withheld
+from agent.alerts.desk import Desk
 from agent.alerts.judge import Judge, Verdict, vanished
 from agent.alerts.lanes import Lane
-from agent.alerts.notifiers.base import Notifier, SecretReader
-from agent.alerts.notifiers.make import make_notifiers
+from agent.alerts.notifiers.base import SecretReader
 from agent.alerts.outbox import Outbox
 from agent.alerts.own import OwnMetrics
 from agent.alerts.promql import Expression, compile  # noqa: A004 - as re.compile
@@ -29,7 +30,6 @@ from agent.alerts.report import Report
 from agent.alerts.rounds import Rounds
 from agent.alerts.rules import load_rules
 from agent.alerts.scrape import Scraper
-from agent.alerts.sender import Sender
 from agent.alerts.series import SeriesStore
 from agent.alerts.states import Kept, States
 from agent.alerts.telling import Context, Teller
@@ -77,31 +77,44 @@ class AlertsJob:
 
         Raises:
             RuleError: a rule file cannot be used.
+            UsageError: a matcher is none, or a name is no destination's.
         """
         self.config = config
         self._recorder = recorder
         self._clock = clock
-        self._reader = secret_reader
         self.db = db
-        self._redactor = redactor
         self._gates: dict[str, Expression] = {}
         self.outbox = Outbox(db, clock, config.outbox_limit)
         self.store = SeriesStore(config.max_series, LOOKBACK)
         self.redaction = Redaction(redactor, config.redact)
         self._states = States(db, self.redaction.scrub_texts)
-        self._teller = Teller(
+        self.desk = Desk(
+            config,
+            db=db,
+            outbox=self.outbox,
+            recorder=recorder,
+            clock=clock,
+            environment=environment,
+            reader=secret_reader,
+            learn=redactor.learn,
+        )
+        self.senders = self.desk.senders
+        self.teller = Teller(
             self._states,
             self.outbox,
             environment=environment,
             pod=pod,
             context=context,
             redactor=self.redaction,
+            withheld=Withheld(db, self.redaction.scrub_texts),
+            policy=self.desk.policy,
+            wall=clock.now,
         )
+        self.desk.set_aside = self.teller.set_aside
         self.judge = self._make_judge(config)
         self.scrapers = {
             target.job: self._make_scraper(config, target) for target in config.targets
         }
-        self.senders = {n.name: self._make_sender(n) for n in self._make_notifiers(config)}
         self._timeline = Timeline(clock, config.interval)
         self._fast_line = Timeline(clock, config.fast_interval or config.interval, self._timeline)
         self._deciding = asyncio.Lock()
@@ -113,7 +126,6 @@ class AlertsJob:
         self._pruned = clock.monotonic()
         self._orphans: list[Verdict] = []
         self._incoming: Callable[[], None] | None = None
-        self._background: set[asyncio.Task[None]] = set()
         self._report = Report(self, recorder, clock)
         self._take_over(config)
         self._adopt(self._states.load(), self._began)
@@ -123,6 +135,7 @@ class AlertsJob:
     async def run(self) -> None:
         """Tick until cancelled. The senders live on until `drain`."""
         self.start_senders()
+        self.desk.watch()
         self._timeline.change(self.config.interval)
         await self._commit()
         try:
@@ -139,6 +152,7 @@ class AlertsJob:
         if self._clock.monotonic() - self._pruned > _PRUNE_EVERY:
             self._pruned = self._clock.monotonic()
             await self.outbox.prune()
+            self.desk.silences.forget_old()
 
     async def decide(self, at: UnixTime, lane: Lane, again: UnixTime | None = None) -> None:
         """Judge, queue, commit; one at a time, for both schedules come here."""
@@ -158,14 +172,15 @@ class AlertsJob:
         self._evaluated_at = UnixTime(max(at, self._evaluated_at or at))
         verdicts = self._orphans + verdicts
         self._orphans = []
-        for item in self._teller.take(verdicts, self.judge, at, decided):
+        for item in self.teller.take(verdicts, self.judge, at, decided):
             self._recorder.inc(
                 "notifications_total", destination=item.destination, outcome="dropped"
             )
-        self._teller.repeat(self.judge, at, decided, self.config.repeat_interval)
+        self.teller.repeat(self.judge, at, decided, self.desk.policy.routes.shortest_repeat)
         await self._commit()
+        self.desk.evaluated()
         for name, sender in self.senders.items():
-            sender.refresh(lambda name=name: self._teller.standing(self.judge, name, at))  # type: ignore[misc]
+            sender.refresh(lambda name=name: self.teller.standing(self.judge, name, at))  # type: ignore[misc]
 
     def _recall(self) -> None:
         """After a crash in the middle of a tick: back to the states that were committed.
@@ -183,31 +198,25 @@ class AlertsJob:
         try:
             self.start_senders()
             await self._commit()
-            for sender in self.senders.values():
-                sender.hurry()
-            await asyncio.gather(*(sender.rested() for sender in self.senders.values()))
+            await self.desk.hurry()
         finally:
             await self.close()
 
     async def close(self) -> None:
         """Stop the senders and let every thread go; what is undelivered stays in the outbox."""
-        await asyncio.gather(*(sender.stop() for sender in self.senders.values()))
+        await self.desk.stop()
         for scraper in self.scrapers.values():
             scraper.close()
-        await asyncio.gather(*self._background, return_exceptions=True)
         self.outbox.close()
 
     def start_senders(self) -> None:
         """Begin to deliver what is queued."""
-        for sender in self.senders.values():
-            sender.start()
+        self.desk.start()
 
     async def _commit(self) -> None:
-        if not await self._teller.commit():
+        if not await self.teller.commit():
             _log.error("alert state is not written", error=self.outbox.write_error)
-        for sender in self.senders.values():
-            if self.outbox.waiting(sender.name):
-                sender.wake()
+        self.desk.wake()
 
     def _all_up(self) -> bool:
         return all(scraper.seen.up for scraper in self.scrapers.values())
@@ -236,19 +245,13 @@ class AlertsJob:
             clock=self._clock,
         )
 
-    def _make_notifiers(self, config: Alerts) -> list[Notifier]:
-        return make_notifiers(config, self._reader, self._redactor.learn, self.db)
-
-    def _make_sender(self, notifier: Notifier) -> Sender:
-        return Sender(notifier, self.outbox, self._recorder, self._clock)
-
     def _adopt(self, kept: list[Kept], at: UnixTime) -> None:
         """Give remembered alerts to the rules; those without a rule end at the next tick."""
         adopted, orphans = self.judge.adopt(kept, at)
         for before, item in adopted:
             if before != item.rule:
-                self._teller.remember(before, None, item.alert.fingerprint)
-                self._teller.remember(item.rule, item.alert, item.alert.fingerprint)
+                self.teller.remember(before, None, item.alert.fingerprint)
+                self.teller.remember(item.rule, item.alert, item.alert.fingerprint)
         self._orphans.extend(vanished(item, at) for item in orphans)
 
     def _take_over(self, config: Alerts) -> None:
@@ -256,8 +259,8 @@ class AlertsJob:
         self.config = config
         self.outbox.limit = config.outbox_limit
         self.redaction.patterns = config.redact
-        self._teller.routes = tuple(sender.notifier.route for sender in self.senders.values())
-        self._teller.external = config.external_labels
+        self.teller.policy = self.desk.policy
+        self.teller.external = config.external_labels
         self._watch()
 
     def _watch(self) -> None:
@@ -279,15 +282,16 @@ class AlertsJob:
 
         Raises:
             RuleError: a rule file cannot be used.
-            UsageError: what is fixed for the life of the process would change.
+            UsageError: what is fixed for the life of the process would change, a matcher is none,
+                or a name is no destination's.
         """
         if section.max_series != self.config.max_series:
             raise UsageError("alerts.max_series cannot change while running", "restart the agent")
         judge = self._make_judge(section)
-        notifiers = self._make_notifiers(section)
+        desk = self.desk.prepare(section)
 
         def apply() -> None:
-            self._replace(section, judge, notifiers)
+            self._replace(section, judge, desk)
 
         def commit() -> None:
             self._incoming = apply
@@ -303,7 +307,7 @@ class AlertsJob:
         if apply is not None:
             apply()
 
-    def _replace(self, section: Alerts, judge: Judge, notifiers: list[Notifier]) -> None:
+    def _replace(self, section: Alerts, judge: Judge, desk: Callable[[], None]) -> None:
         at = self._timeline.now()
         old_names, old_retention = self.judge.names(), self.store.retention
         kept = [Kept(j.id, alert) for j in self.judge.rules() for alert in j.alerts.values()]
@@ -311,7 +315,7 @@ class AlertsJob:
         self.judge = judge
         self._adopt(kept, at)
         self._replace_scrapers(section)
-        self._replace_senders(notifiers)
+        desk()
         if section.interval != self.config.interval:
             self._timeline.change(section.interval)
         if section.fast_interval != self.config.fast_interval:
@@ -336,20 +340,6 @@ class AlertsJob:
             if fresh.get(job) is not scraper:
                 scraper.retire(self._timeline.now())
         self.scrapers = fresh
-
-    def _replace_senders(self, notifiers: list[Notifier]) -> None:
-        wanted = {notifier.name: notifier for notifier in notifiers}
-        for name in list(self.senders):
-            if name not in wanted:
-                task = asyncio.ensure_future(self.senders.pop(name).stop())
-                self._background.add(task)
-                task.add_done_callback(self._background.discard)
-        for name, notifier in wanted.items():
-            if name in self.senders:
-                self.senders[name].replace(notifier)
-            else:
-                self.senders[name] = self._make_sender(notifier)
-                self.senders[name].start()
 
     def announce(self, verdict: Verdict) -> None:
         """Tell of something that no rule judges, with the next tick, as if one had."""
@@ -385,6 +375,10 @@ class AlertsJob:
         if not good or any(when is None for when in good):
             return None
         return Seconds(max(now - when for when in good if when is not None))
+
+    def admin(self, verb: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Carry out a verb of silences. Raises UsageError."""
+        return self.desk.admin(verb, arguments)
 
     # -- what the face shows ------------------------------------------------------------------
 

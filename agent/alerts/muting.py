@@ -28,8 +28,10 @@ class Inhibitor:
     target: Matchers
     equal: tuple[str, ...]
 
-    def mutes(self, labels: Mapping[str, str], firing: Iterable[Alert]) -> Alert | None:
-        """The firing alert because of which `labels` are not told.
+    def mutes(
+        self, labels: Mapping[str, str], alert: Alert, firing: Iterable[Alert]
+    ) -> Alert | None:
+        """The firing alert because of which `alert`, with `labels`, is not told.
 
         As in Alertmanager, an alert that meets both sides is not muted by another that does: two
         of them would silence each other.
@@ -38,7 +40,7 @@ class Inhibitor:
             return None
         both = match(self.source, labels)
         for other in firing:
-            if other.labels == labels or not match(self.source, other.labels):
+            if other.fingerprint == alert.fingerprint or not match(self.source, other.labels):
                 continue
             if both and match(self.target, other.labels):
                 continue
@@ -94,12 +96,13 @@ class Muting:
         ]
 
     def reason(
-        self, labels: Mapping[str, str], firing: Iterable[Alert], at: UnixTime
+        self, labels: Mapping[str, str], alert: Alert, firing: Iterable[Alert], at: UnixTime
     ) -> str | None:
         """Why nobody is told of this label set now; None when people are.
 
         Args:
-            labels: the alert's.
+            labels: the alert's, with the external ones.
+            alert: itself.
             firing: every alert that fires, this one too.
             at: the moment, by the wall clock.
         """
@@ -110,7 +113,7 @@ class Muting:
             if window.open(at) and match(window.matchers, labels):
                 return f"maintenance {window.name}"
         for inhibitor in self._inhibitors:
-            source = inhibitor.mutes(labels, firing)
+            source = inhibitor.mutes(labels, alert, firing)
             if source is not None:
                 return f"inhibited by {source.name}"
         return None

@@ -64,6 +64,14 @@ class Openings:
         """The incident that an alert is open in."""
         return self._open.get((destination, dedup_key))
 
+    def credential(self, destination: str, dedup_key: str) -> str:
+        """The fingerprint of the one by which the incident `dedup_key` was opened; or empty."""
+        opening = self._open.get((destination, dedup_key))
+        if opening is not None:
+            return opening.credential
+        members = self._digests.get((destination, dedup_key), ())
+        return next((self._open[(destination, key)].credential for key in members), "")
+
     def others(self, destination: str, opening: Opening, dedup_key: str) -> int:
         """How many other alerts hold the digest's incident open."""
         return len(self._digests.get((destination, opening.digest), set()) - {dedup_key})

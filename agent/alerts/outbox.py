@@ -259,6 +259,12 @@ class Outbox:
         self._accepted[item.destination] = (count + 1, self._clock.now())
         self._end(item, "accepted", None)
 
+    def joined(self, item: Item) -> None:
+        """It needs no message: another one tells of it, or will."""
+        if item.notification.status == "resolved":
+            self.openings.closed(item.destination, item.notification.dedup_key)
+        self._end(item, "superseded", "told with the others of its digest")
+
     def join(self, items: list[Item], digest: str) -> None:
         """They go in one message. Durable with the next flush."""
         for item in items:
@@ -314,6 +320,30 @@ class Outbox:
             for item in self._waiting.values()
             if destination is None or item.destination == destination
         ]
+
+    def overdue(self, destination: str, after: Seconds) -> list[Item]:
+        """What has waited for longer than `after` beyond its group's time and fell back never."""
+        before = self._clock.now() - after
+        return [
+            item
+            for item in self._waiting.values()
+            if item.destination == destination
+            and not item.fell
+            and item.created_at + item.held < before
+        ]
+
+    def has_same(self, destination: str, item: Item) -> bool:
+        """Whether the destination was told by the decision that `item` comes from, too."""
+        key, status = item.notification.dedup_key, item.notification.status
+        for other in self._of_key(destination, key):
+            if (other.notification.status, other.decided_at) == (status, item.decided_at):
+                return True
+        rows = self._db.query(
+            "SELECT 1 FROM outbox WHERE destination = ? AND dedup_key = ? AND status = ?"
+            " AND decided_at = ? LIMIT 1",
+            (destination, key, status, item.decided_at),
+        )
+        return bool(rows)
 
     def delivered(self, destination: str) -> tuple[int, UnixTime | None]:
         """How many the destination has accepted (as far as the ledger reaches), and when last."""

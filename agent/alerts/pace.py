@@ -1,15 +1,19 @@
-"""When the next message may go: a token bucket, and the pause after a failure. Pure."""
+"""When the next message may go (a token bucket, the pause after a failure), and lateness. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from agent.alerts.errors import DeliveryError
+from agent.alerts.routing import Notification
 from agent.units import Monotonic, Seconds
 
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
 SHORTEST_PAUSE = 0.1
+LATE = 60.0
+"""Seconds after which what is told says how late it is."""
 
 
 class TokenBucket:
@@ -47,3 +51,20 @@ def pause(error: DeliveryError, failures: int, roll: Callable[[], float]) -> Sec
         return Seconds(error.retry_after + roll())
     full = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(failures - 1, 16))
     return Seconds(max(SHORTEST_PAUSE, full * roll()))
+
+
+def late(told: Notification, age: Seconds) -> Notification:
+    """`told`, marked as late when it has waited for more than a minute.
+
+    Args:
+        told: what goes out now.
+        age: how long ago it was meant to go, in seconds.
+    """
+    if age <= LATE:
+        return told
+    by = f"{age / 60:.0f} min" if age < 7200 else f"{age / 3600:.1f} h"
+    return replace(
+        told,
+        annotations={**told.annotations, "summary": f"[told {by} late] {told.summary}"},
+        context={**told.context, "late": by},
+    )

@@ -8,7 +8,6 @@ from agent.alerts.groups import alerts as active
 from agent.alerts.groups import described
 from agent.alerts.ledger import Ledger
 from agent.alerts.outbox import SHOWN_FOR
-from agent.alerts.routing import destinations
 from agent.clock import Clock
 from agent.health import Condition
 from agent.telemetry.metrics import Recorder
@@ -60,6 +59,7 @@ class Report:
         found = [self._targets(), self._rules(), self._series(), self._routes()]
         found.extend(self._destination(name) for name in self._job.senders)
         found.extend((self._given_up(), self._disk()))
+        found.extend(self._job.desk.conditions())
         return found
 
     def _targets(self) -> Condition:
@@ -105,13 +105,11 @@ class Report:
                 "alerts-routes", "no destination is configured: nobody is told", "",
                 "configure alerts.pagerduty or alerts.slack",
             )  # fmt: skip
-        routes = [sender.notifier.route for sender in job.senders.values()]
-        lost = (
-            "" if destinations({"severity": "critical"}, routes) else "no one is told of critical"
-        )
+        told = job.desk.policy.routes.ways({"severity": "critical"})
+        lost = "" if told else "no one is told of critical"
         return _condition(
             "alerts-routes", lost, "critical alerts have a destination",
-            "add `critical` to the severities of a destination",
+            "add `critical` to the severities of a destination, or a receiver to alerts.route",
         )  # fmt: skip
 
     def _destination(self, name: str) -> Condition:
@@ -169,6 +167,16 @@ class Report:
             "alerts": [job.redaction.scrub_tree(told) for told in active(job.judge)],
             "destinations": [self._delivery(name) for name in job.senders],
             "ledger": self._ledger.entries(job.senders),
+            "silences": job.desk.silences.list()["silences"],
+            "muted": [
+                {
+                    "name": alert.name,
+                    "labels": job.redaction.scrub_texts(alert.labels),
+                    "reason": job.teller.muted[alert.fingerprint],
+                }
+                for alert in job.judge.alerts()
+                if alert.fingerprint in job.teller.muted
+            ],
         }
 
     def _delivery(self, name: str) -> dict[str, Any]:

@@ -119,6 +119,18 @@ class Routes:
         )
         return replace(resolved, below=below)
 
+    @property
+    def shortest_repeat(self) -> Seconds:
+        """The shortest `repeat_interval` that any node has."""
+        if self._root is None:
+            return self._repeat
+        nodes, shortest = [self._root], self._root.repeat
+        while nodes:
+            node = nodes.pop()
+            nodes.extend(node.below)
+            shortest = min(shortest, node.repeat)
+        return shortest
+
     def ways(self, labels: Mapping[str, str]) -> tuple[Way, ...]:
         """Every destination of an alert with these labels, each once."""
         if self._root is None:

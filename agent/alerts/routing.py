@@ -13,7 +13,7 @@ alert of one pod, so that one pod's resolve never closes another's incident.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from agent.alerts.state import Alert, fingerprint
@@ -135,3 +135,8 @@ def notify(
         annotations=dict(alert.annotations),
         context=dict(context),
     )
+
+
+def noted(told: Notification, note: str) -> Notification:
+    """`told` with a note before its headline."""
+    return replace(told, annotations={**told.annotations, "summary": f"[{note}] {told.summary}"})

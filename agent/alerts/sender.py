@@ -2,11 +2,12 @@
 
 Each destination has a task and a thread of its own, so that one that hangs delays no other. Order:
 
-1. wait until something is queued, the pause after a failure is over, and the rate allows one more
-2. take the most urgent head of the queue (critical first; per dedup key in order)
+1. wait until something is due, the pause after a failure is over, and the rate allows one more
+2. take the most urgent head of the queue (critical first; per dedup key in order), or the several
+   that make one digest; who is in a digest is on disk before it goes
 3. send it in the thread, within the notifier's deadline
-4. accepted: note it, in the ledger too; refused for good: note it as undeliverable and show it;
-   else leave it in the queue and pause the whole destination
+4. accepted: note it, in the ledger too; refused for good: note it as undeliverable, show it and
+   tell another destination; else leave it in the queue and pause the whole destination
 
 The pause belongs to the destination and not to the message: when a receiver is down, a hundred
 queued pages knock at its door as one. It ends early when the configuration is reloaded.
@@ -25,9 +26,11 @@ from agent.alerts.errors import DeliveryError
 from agent.alerts.notifiers.base import Notifier, Resends
 from agent.alerts.outbox import Outbox
 from agent.alerts.outboxrows import Item
-from agent.alerts.pace import TokenBucket, pause
+from agent.alerts.pace import TokenBucket, late, pause
 from agent.alerts.routing import Notification
+from agent.alerts.storm import CALM, PLAIN, Traits, closing, digest, digest_key, pick
 from agent.clock import Clock
+from agent.configrouting import Storm
 from agent.telemetry.logs import get_logger
 from agent.telemetry.metrics import Recorder
 from agent.units import Monotonic, Seconds, UnixTime
@@ -58,7 +61,12 @@ class Sender:
         recorder: Recorder,
         clock: Clock,
         roll: Callable[[], float] = random.random,
+        storm: Storm = CALM,
+        set_aside: Callable[[Item, str], None] | None = None,
     ) -> None:
+        """`set_aside` is told of what the receiver refused for good, and why."""
+        self.storm = storm
+        self._set_aside = set_aside
         self.notifier = notifier
         self.name = notifier.name
         self.delivery = Delivery(last_success=outbox.delivered(self.name)[1])
@@ -74,6 +82,7 @@ class Sender:
         self._stuck: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._adopted: Notifier | None = None
+        self._by_current: set[str] = set()
         self._resend_at = self._not_before
 
     def start(self) -> None:
@@ -94,6 +103,8 @@ class Sender:
     def replace(self, notifier: Notifier) -> None:
         """Go on with another configuration of the same destination."""
         old, self.notifier = self.notifier, notifier
+        if notifier.credential is not None and old.credential is not None:
+            notifier.credential.inherit(old.credential)
         self._thread.submit(old.close)  # behind a send that may be under way
         self.hurry()
 
@@ -147,19 +158,59 @@ class Sender:
     async def _step(self) -> None:
         self._wake.clear()
         now = self._clock.monotonic()
-        heads = self._outbox.heads(self.name)
+        queued = self._outbox.heads(self.name)
+        heads = [item for item in queued if item.due <= now]
         pausing = self._not_before - now
         if not heads or pausing > 0:
             self._rested.set()
-            await self._sleep(Seconds(pausing) if heads else None)
+            until = min((item.due for item in queued), default=None)
+            waits = pausing if heads else None if until is None else until - now
+            await self._sleep(None if waits is None else Seconds(max(waits, 0.0)))
             return
         self._rested.clear()
+        if self._closed_with_others(heads[0]):
+            await self._outbox.flush()
+            return
         limited = self._bucket.wait(now)
         if limited > 0:
             await self._sleep(limited)
             return
         self._bucket.take(now)
-        await self._deliver(heads[0])
+        await self._deliver(self._pick(heads, self._bucket.wait(now) > 0))
+
+    def _pick(self, heads: list[Item], used_up: bool) -> list[Item]:
+        """What goes now; several go as the digest whose key they then have."""
+        traits = self._traits
+        items = pick(
+            heads,
+            used_up=used_up,
+            storm=self.storm,
+            together=traits.together,
+            keyed=traits.keyed,
+            room=traits.room,
+        )
+        if len(items) > 1 and not items[0].digest:
+            self._outbox.join(items, digest_key(self.name, items))
+        return items
+
+    @property
+    def _traits(self) -> Traits:
+        return getattr(self.notifier, "traits", PLAIN)
+
+    def _closed_with_others(self, item: Item) -> bool:
+        """Whether it ends an alert that was told in a digest whose incident others hold open, or
+        tells again one that has no incident of its own: then there is nothing to send."""
+        n = item.notification
+        opening = self._outbox.openings.get(self.name, n.dedup_key)
+        if opening is None or not opening.digest:
+            return False
+        if n.status == "firing":
+            nothing = n.repeated
+        else:
+            nothing = self._outbox.openings.others(self.name, opening, n.dedup_key) > 0
+        if nothing:
+            self._outbox.joined(item)
+        return nothing
 
     async def _sleep(self, duration: Seconds | None) -> None:
         """Until something is queued, or `duration` is over."""
@@ -172,16 +223,30 @@ class Sender:
             for task in waits:
                 task.cancel()
 
-    async def _deliver(self, item: Item) -> None:
+    async def _deliver(self, items: list[Item]) -> None:
+        if len(items) > 1:
+            await self._outbox.flush()  # the same digest must go again after a kill
         try:
-            await self._send(item)
+            await self._send(self._message(items))
         except DeliveryError as error:
-            self._failed(item, error)
+            self._failed(items, error)
         else:
-            self._accepted(item)
+            self._accepted(items)
         await self._outbox.flush()
 
-    async def _send(self, item: Item) -> None:
+    def _message(self, items: list[Item]) -> Notification:
+        """What is told about them: the notification itself, or a digest, marked when it is late."""
+        first = items[0]
+        told = first.notification
+        opening = self._outbox.openings.get(self.name, told.dedup_key)
+        if first.digest:
+            told = digest(items, self._traits.room)
+        elif told.status == "resolved" and opening is not None and opening.digest:
+            told = closing(told, opening.digest)
+        oldest = min(item.created_at + item.held for item in items)
+        return late(told, Seconds(self._clock.now() - oldest))
+
+    async def _send(self, told: Notification) -> None:
         """One attempt, in the thread.
 
         Raises:
@@ -189,10 +254,9 @@ class Sender:
         """
         if self._stuck is not None and not self._stuck.done():
             raise DeliveryError(f"{self.name}: the attempt before has not come back")
+        self._want(told)
         loop = asyncio.get_running_loop()
-        attempt = loop.run_in_executor(
-            self._thread, self.notifier.send, item.notification, self._clock.now()
-        )
+        attempt = loop.run_in_executor(self._thread, self.notifier.send, told, self._clock.now())
         attempt.add_done_callback(_look_away)  # its outcome may come after nobody waits any more
         self._stuck = attempt
         # The notifier keeps its deadline itself; only resolving a name can outlast it.
@@ -202,39 +266,75 @@ class Sender:
             raise DeliveryError(f"{self.name}: no answer before the deadline")
         await attempt
 
-    def _accepted(self, item: Item) -> None:
+    def _want(self, told: Notification) -> None:
+        """A resolve goes by the credential of its trigger, where that is still known."""
+        credential = self.notifier.credential
+        if credential is None:
+            return
+        credential.wanted = None
+        openings = self._outbox.openings
+        mark = openings.credential(self.name, told.dedup_key)
+        if told.status == "resolved" and mark and told.dedup_key not in self._by_current:
+            credential.wanted = lambda value: openings.mark(value) == mark
+
+    def _accepted(self, items: list[Item]) -> None:
         now = self._clock.now()
-        self._outbox.accepted(item)
+        mark: str | None = None
+        if self._traits.keyed:
+            used = self.notifier.credential.used if self.notifier.credential else ""
+            mark = self._outbox.openings.mark(used)
         self.delivery.last_success = now
         self.delivery.last_error, self.delivery.remedy = None, ""
         self.delivery.failures = 0
-        taken = max(0.0, now - item.decided_at)
-        self._recorder.inc("notifications_total", destination=self.name, outcome="accepted")
-        self._recorder.observe("alert_delivery_seconds", taken, destination=self.name)
-        _log.info(
-            "notification accepted",
-            destination=self.name,
-            alert=item.notification.name,
-            status=item.notification.status,
-            attempts=item.attempts,
-            seconds=round(taken, 3),
-        )
+        for item in items:
+            self._by_current.discard(item.notification.dedup_key)
+            self._outbox.accepted(item, mark)
+            taken = max(0.0, now - item.decided_at)
+            self._recorder.inc("notifications_total", destination=self.name, outcome="accepted")
+            self._recorder.observe("alert_delivery_seconds", taken, destination=self.name)
+            _log.info(
+                "notification accepted",
+                destination=self.name,
+                alert=item.notification.name,
+                status=item.notification.status,
+                attempts=item.attempts,
+                seconds=round(taken, 3),
+            )
 
-    def _failed(self, item: Item, error: DeliveryError) -> None:
-        told = error.told()
-        named = {"destination": self.name, "alert": item.notification.name, "error": told}
+    def _failed(self, items: list[Item], error: DeliveryError) -> None:
+        told, first = error.told(), items[0]
+        named = {"destination": self.name, "alert": first.notification.name, "error": told}
+        if error.permanent and len(items) > 1:
+            for item in items:
+                self._outbox.part(item)
+            _log.error("a digest was refused; its alerts go one by one", **named)
+            return
+        if error.permanent and self._may_go_by_the_current(first):
+            _log.warning("the former credential was refused; trying the current one", **named)
+            return
         if error.permanent:
-            self._outbox.undeliverable(item, str(error))
+            self._outbox.undeliverable(first, str(error))
             self.delivery.last_error, self.delivery.remedy = str(error), error.remedy
             self._recorder.inc(
                 "notifications_total", destination=self.name, outcome="undeliverable"
             )
             _log.error("notification is undeliverable", **named)
+            if self._set_aside is not None:
+                self._set_aside(first, str(error))
             return
         waits = self._paused(error)
-        self._outbox.failed(item, str(error), UnixTime(self._clock.now() + waits))
+        for item in items:
+            self._outbox.failed(item, str(error), UnixTime(self._clock.now() + waits))
         self._recorder.inc("notifications_total", destination=self.name, outcome="failed")
         _log.warning("notification not accepted; will try again", after=round(waits, 1), **named)
+
+    def _may_go_by_the_current(self, item: Item) -> bool:
+        """After a refusal by a former credential: once more, by the current one."""
+        credential, key = self.notifier.credential, item.notification.dedup_key
+        if credential is None or credential.wanted is None or key in self._by_current:
+            return False
+        self._by_current.add(key)
+        return True
 
     def _paused(self, error: DeliveryError) -> Seconds:
         self.delivery.failures += 1

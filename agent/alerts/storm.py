@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from agent.alerts.outboxrows import Item
 from agent.alerts.routing import Notification
@@ -22,6 +22,23 @@ ROOM = 2600
 """Characters of names that fit one message where a notifier does not say otherwise."""
 NAME = "AlertDigest"
 _LINE_MAX = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a notifier says of its receiver, in `traits`; most need not.
+
+    `together`: it takes digests. `keyed`: it has an incident for each dedup key, which only a
+    resolve of that key closes. `room`: characters of names that fit one message.
+    """
+
+    together: bool = True
+    keyed: bool = False
+    room: int = ROOM
+
+
+PLAIN = Traits()
+CALM = Storm()
 
 
 def pick(

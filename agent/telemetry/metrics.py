@@ -82,6 +82,9 @@ METRICS: dict[str, Spec] = {
     "alert_delivery_seconds": Spec(
         "histogram", "From the sample that decided to the receiver's acceptance.", ("destination",)
     ),
+    "deadman_pings_total": Spec(
+        "counter", "Pings to the dead man's service, made or withheld.", ("outcome",)
+    ),
     "outbox_pending": Spec("gauge", "Notifications not yet accepted.", ("destination",)),
     "outbox_oldest_seconds": Spec("gauge", "Age of the oldest notification not yet accepted."),
 }

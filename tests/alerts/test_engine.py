@@ -257,7 +257,7 @@ async def test_a_rule_that_cannot_be_evaluated_is_shown_and_the_others_go_on(
 async def test_a_context_that_fails_costs_no_page(bench: Bench) -> None:
     job = bench.start()
     missing: dict[str, dict[str, str]] = {}
-    job._teller._context = lambda: missing["no such thing"]
+    job.teller._context = lambda: missing["no such thing"]
     bench.metrics("trips 1\n")
     await bench.ticks(0)
     assert [action for action, _ in await bench.delivered()] == ["trigger"]
@@ -500,7 +500,7 @@ async def test_a_crash_between_judging_and_queueing_loses_no_page(
         raise RuntimeError("bug")
 
     with monkeypatch.context() as patched:
-        patched.setattr(job._teller, "take", broken)
+        patched.setattr(job.teller, "take", broken)
         with pytest.raises(RuntimeError, match="bug"):
             await job.run()
     task = asyncio.ensure_future(job.run())  # as the supervisor does

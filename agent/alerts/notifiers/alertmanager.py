@@ -25,6 +25,7 @@ from agent.alerts.notifiers.base import (
     post,
 )
 from agent.alerts.routing import Notification, Route
+from agent.alerts.storm import Traits
 from agent.confignotify import Alertmanager
 from agent.units import Seconds, UnixTime
 
@@ -75,6 +76,7 @@ class AlertmanagerNotifier:
 
     name = "alertmanager"
     rate = Rate(per_second=50.0, burst=100)
+    traits = Traits(together=False)
 
     def __init__(self, config: Alertmanager, reader: SecretReader | None, learn: Learn) -> None:
         self.route = Route(self.name, frozenset(config.severities))

@@ -26,6 +26,10 @@ SLOW_RETRY = 60.0
 """Seconds between tries with a credential that was refused: a rotated one heals it."""
 
 
+_PAST = 4
+"""Values of a credential that are remembered, the current one too."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rate:
     """How fast a service may be spoken to: messages a second, and how many at once."""
@@ -45,6 +49,13 @@ class Credential:
         self._ref = ref
         self._what = what
         self._reader = reader
+        self._past: list[str] = []
+        self.used = ""
+        self.wanted: Callable[[str], bool] | None = None
+
+    def inherit(self, other: Credential) -> None:
+        """Know the values that `other` knew: a reload forgets no key that an incident needs."""
+        self._past = [*other._past, *self._past]
 
     @property
     def from_environment(self) -> bool:
@@ -52,7 +63,9 @@ class Credential:
         return self._ref.env is not None
 
     def read(self) -> str:
-        """The value. Blocking.
+        """The value; a former one when that is `wanted`, and still known. Blocking.
+
+        Former values are kept in memory alone, the last few of them.
 
         Raises:
             DeliveryError: there is none; not permanent.
@@ -67,7 +80,16 @@ class Credential:
         if not value:
             raise self._missing(f"{where} is empty", "store the credential there")
         self._learn(self._what, value.encode())
-        return value
+        self.used = self._chosen(value)
+        return self.used
+
+    def _chosen(self, current: str) -> str:
+        if current not in self._past:
+            self._past.append(current)
+            del self._past[:-_PAST]
+        if self.wanted is None or self.wanted(current):
+            return current
+        return next((value for value in reversed(self._past) if self.wanted(value)), current)
 
     def _raw(self) -> tuple[bytes, str]:
         ref = self._ref

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from agent.alerts.notifiers.base import Rate
 from agent.alerts.routing import Notification, Route
+from agent.alerts.storm import Traits
 from agent.confignotify import LogDestination
 from agent.telemetry.logs import get_logger
 from agent.units import Seconds, UnixTime
@@ -16,6 +17,7 @@ class LogNotifier:
 
     name = "log"
     rate = Rate(per_second=1000.0, burst=1000)
+    traits = Traits(together=False)
     timeout = Seconds(5.0)
     credential = None
 

@@ -28,6 +28,7 @@ from agent.alerts.notifiers.base import (
     post,
 )
 from agent.alerts.routing import Notification, Route
+from agent.alerts.storm import Traits
 from agent.confignotify import PagerDuty
 from agent.units import Seconds, UnixTime
 
@@ -232,6 +233,7 @@ class PagerDutyNotifier:
     name = "pagerduty"
     # The service takes about 120 calls in any 60 s: a burst of 20 and 1.5 a second stay at 110.
     rate = Rate(per_second=1.5, burst=20)
+    traits = Traits(keyed=True, room=100_000)
 
     def __init__(self, config: PagerDuty, reader: SecretReader | None, learn: Learn) -> None:
         self.route = Route(self.name, frozenset(config.severities))
