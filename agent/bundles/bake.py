@@ -85,7 +85,7 @@ class BakeWatch:
                 continue
             blind = True
             since = self._blind_since.setdefault(item.name, now)
-            too_old = item.error is None and item.age is not None
+            too_old = item.error is None and item.age is not None and item.age > limit
             if too_old or now - since > limit:
                 return Judgement(Verdict.BREACH, f"{item.name} cannot be judged: {why}")
         if unwell >= self._attempts:

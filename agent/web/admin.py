@@ -109,6 +109,9 @@ class AdminServer:
             )
             os.replace(temp, self._path)
         except BaseException:
+            server, self._server = self._server, None
+            if server is not None:
+                server.close()  # before its socket: the loop still knows that by its number
             listening.close()
             with suppress(FileNotFoundError):
                 os.unlink(temp)
