@@ -29,6 +29,7 @@ from agent.secrets.model import (
     secret_name,
 )
 from agent.secrets.providers.local import LocalStore
+from agent.secrets.typed import Typed, parse
 from agent.secrets.verbs import new_key_file
 from agent.telemetry.logs import get_logger
 from agent.telemetry.redaction import REDACTOR
@@ -99,6 +100,15 @@ class SecretsManager:
         """The text of `api_key/NAME`."""
         secret = await self.get_secret(f"api_key/{service_name}")
         return secret.get_string_value() if secret else None
+
+    async def get_typed(self, secret_id: str, secret_type: SecretType) -> Typed | None:
+        """The secret in the fields of its type (`agent.secrets.typed`); None where it lacks one."""
+        try:
+            fetched = await asyncio.to_thread(self._cache.get, secret_name(secret_id))
+            return parse(fetched.name, secret_type, fetched.value.reveal())
+        except AgentError as error:
+            _log.error("secret not read", secret=secret_id, error=error.told())
+            return None
 
     def clear_cache(self) -> None:
         """Forget every value; the next read asks the store."""

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from agent.configsecrets import Secrets
 from agent.secrets.generation import Publisher
-from agent.secrets.model import secret_name
+from agent.secrets.model import SecretType, secret_name
 from agent.secrets.providers.local import LocalStore
+from agent.secrets.publishing import Publishing
+from agent.units import AbsolutePath
 from tests.faults.clock import FakeClock
 from tests.secrets.test_generation import items
 
@@ -44,3 +50,35 @@ def test_the_documented_reader_of_the_directory_reads_what_is_published(memory: 
     Publisher(memory, FakeClock()).publish(items(user=b"u", deep__password=b"p"))
     read_together = program("secrets.md")["read_together"]
     assert read_together(memory, "user", "deep/password") == [b"u", b"p"]
+
+
+def test_the_documented_items_are_a_configuration_that_publishes(
+    memory: Path, tmp_path: Path, key_file: Path
+) -> None:
+    """Every example value of the page is put, read as its type, and written in its form."""
+    text = (DOCS / "secrets.md").read_text()
+    tree = yaml.safe_load(block("secrets.md", "yaml").replace("/etc/jules-agent", str(tmp_path)))
+    template = re.search(r"`pgpass\.j2`: `(.*)`", text)
+    assert template
+    (tmp_path / "pgpass.j2").write_text(template.group(1))
+    values = re.findall(r"secrets put (\S+) --type (\S+)( --raw)? < \S+\n(?:    (\{.*\}))?", text)
+    store = LocalStore(tmp_path / "secrets.enc", key_file=key_file)
+    for name, kind, raw, value in values:
+        data = value.encode() if value else b"https://example.test/hook"
+        store.write(
+            secret_name(name), data, kind="bytes" if raw else "json", secret_type=SecretType(kind)
+        )
+    if os.geteuid() != 0:
+        tree["secrets"]["items"] = [
+            {key: part for key, part in item.items() if key != "group"}
+            for item in tree["secrets"]["items"]
+        ]
+    config = Secrets(**tree["secrets"], directory=AbsolutePath(memory))
+    clock = FakeClock()
+    made = Publishing(config, clock)
+    items, errors = made.items({name: store.read(name) for name in {i.name for i in config.items}})
+    assert errors == {}
+    made.publish(items, errors)
+    assert (memory / "pgpass").read_text() == "pg:5432:trading:desk:…"
+    assert (memory / "s3" / "region").read_text() == "us-east-1"
+    assert "HOST='redis'\n" in (memory / "cache" / "redis.env").read_text()

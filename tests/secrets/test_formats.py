@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -151,7 +152,7 @@ def test_a_template_that_is_not_there_or_no_text_is_named(tmp_path: Path) -> Non
     ],
 )
 def test_what_does_not_fit_its_form_is_refused_without_a_word_of_it(
-    item: dict[str, object], value: object, kind: Kind
+    item: dict[str, Any], value: object, kind: Kind
 ) -> None:
     with pytest.raises(ShapeError, match="secret database/main") as caught:
         written(fetched(value, kind), **item)

@@ -12,6 +12,7 @@ import pytest
 from agent.secrets.errors import UnavailableError
 from agent.secrets.manager import SecretProvider, SecretType, create_secrets_manager
 from agent.secrets.model import secret_name
+from agent.secrets.typed import DatabasePassword
 from agent.telemetry.redaction import REDACTOR
 
 
@@ -158,3 +159,12 @@ def test_the_key_that_is_made_is_closed_to_others(tmp_path: Path) -> None:
     create_secrets_manager()
     assert (tmp_path / "secrets" / "secrets.key").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
+
+
+async def test_a_secret_comes_back_in_the_fields_of_its_type_or_not_at_all() -> None:
+    secrets_manager = create_secrets_manager()
+    await secrets_manager.put_secret("database/main", DATABASE, SecretType.DATABASE_PASSWORD)
+    made = await secrets_manager.get_typed("database/main", SecretType.DATABASE_PASSWORD)
+    assert isinstance(made, DatabasePassword)
+    assert (made.username, made.port) == ("trader", 5432)
+    assert await secrets_manager.get_typed("database/main", SecretType.BROKER_CREDENTIALS) is None

@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -249,7 +250,7 @@ def test_two_items_must_not_meet_in_a_predecessors_name(config: Make) -> None:
 def test_while_all_is_down_init_starts_from_what_stands_if_it_may_and_is_young_enough(
     config: Make, timed: LocalStore, clock: FakeClock, tmp_path: Path, memory: Path
 ) -> None:
-    allowed = {"start_from_published": True, "max_stale": 100, "init_deadline": 5}
+    allowed: dict[str, Any] = {"start_from_published": True, "max_stale": 100, "init_deadline": 5}
     item = wants("a")
     rotating(config, timed, clock, item, **allowed).publish_once()
     timed.path.rename(timed.path.with_name("away"))
@@ -274,7 +275,7 @@ def test_while_all_is_down_init_starts_from_what_stands_if_it_may_and_is_young_e
 def test_the_age_is_that_of_the_last_fetch_though_nothing_was_flipped(
     config: Make, timed: LocalStore, clock: FakeClock, memory: Path
 ) -> None:
-    allowed = {"start_from_published": True, "max_stale": 100, "init_deadline": 1}
+    allowed: dict[str, Any] = {"start_from_published": True, "max_stale": 100, "init_deadline": 1}
     made = rotating(config, timed, clock, wants("a"), **allowed)
     made.publish()
     clock.tick(90)
@@ -292,7 +293,7 @@ def test_what_stands_counts_only_if_it_is_what_is_asked_for(
 ) -> None:
     rotating(config, timed, clock, wants("a")).publish()
     timed.path.rename(timed.path.with_name("away"))
-    more: dict[str, object] = {"start_from_published": True, "init_deadline": 1}
+    more: dict[str, Any] = {"start_from_published": True, "init_deadline": 1}
     items = [wants("a")]
     if change == "format":
         items = [wants("a", format="raw", path="a.json")]
