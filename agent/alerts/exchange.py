@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 USER_AGENT = f"jules-agent/{__version__}"
 _CHUNK = 65536
+_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 
 
 class ExchangeError(Exception):
@@ -136,6 +137,7 @@ class Connection:
                 preload_content=False,
                 decode_content=False,
             )
+            _acknowledge_at_once(connection.sock)
             response = connection.getresponse()
             told = {name.lower(): value for name, value in response.headers.items()}
             content = _read(response, told.get("content-encoding", ""), max_body)
@@ -189,6 +191,12 @@ class Connection:
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)  # also below TLS
             except OSError:
                 return  # already closed
+
+
+def _acknowledge_at_once(sock: socket.socket | None) -> None:
+    """A server that writes head and body apart waits up to 40 ms for the head's acknowledgement."""
+    if sock is not None and _QUICKACK is not None:
+        sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
 
 
 @cache

@@ -81,7 +81,7 @@ class FastLane:
     async def scrape(self, at: UnixTime) -> None:
         """Fetch and hand over; a failure is recorded, never raised."""
         if self._fetcher is None:
-            self._fetcher = Fetcher(f"{self._target.job}-fast")
+            self._fetcher = Fetcher(f"{self._target.job}-fast", plain=True)
         began = self._clock.monotonic()
         names = self._names
         try:
