@@ -19,6 +19,7 @@ from agent.audit import AuditError, AuditLog, Record, verify
 from agent.auditchain import LOG, MARK, records, rotated, verify_chain
 from agent.units import Bytes
 from tests.faults.clock import FakeClock
+from tests.secrets.kills import killed_at_every_change, needs_strace
 
 
 def filled(folder: Path, count: int = 5) -> Path:
@@ -230,6 +231,45 @@ def test_a_log_is_verified_beside_a_writer(tmp_path: Path) -> None:
         writer.kill()
         writer.communicate()
     assert seen == sorted(seen)
+
+
+ROTATES = """
+import os, pathlib, sys
+from agent.audit import AuditLog
+log = AuditLog(pathlib.Path(sys.argv[1]), max_size=1200, keep=2)
+os.getpriority(os.PRIO_PROCESS, 0)
+for n in range(5):
+    log.append("agent", "secret.read", f"database/{n}", "ok", {"version": str(n)})
+os.getpriority(os.PRIO_PROCESS, 0)
+"""
+
+
+@needs_strace
+def test_a_kill_at_any_step_of_a_rotation_leaves_a_chain_that_verifies_and_goes_on(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "state"
+    folder.mkdir()
+    rotating(folder, 20, keep=2).close()
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def restore() -> None:
+        for path in folder.iterdir():
+            path.unlink()
+        for name, data in whole.items():
+            (folder / name).write_bytes(data)
+
+    ends = set()
+    for point in killed_at_every_change(ROTATES, [str(folder)], restore):
+        if (folder / LOG).exists():
+            seen = verify_chain(folder)
+            assert 20 <= seen.last_seq <= 25, point
+        log = rotating(folder, 1, keep=2)
+        log.close()
+        after = verify_chain(folder)
+        ends.add(after.last_seq)
+        assert not after.torn
+    assert {21, 26} <= ends
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from agent.secrets.model import SecretType
 from agent.secrets.providers import highwater
 from agent.secrets.providers.local import LocalStore
 from agent.units import SecretName
+from tests.secrets.kills import killed_at_every_change, needs_strace
 
 A, B = SecretName("a"), SecretName("b/c")
 
@@ -127,6 +128,39 @@ def test_readers_in_other_processes_see_no_gap_while_keys_change_to_and_fro(
     out, _ = reader.communicate(timeout=30)
     assert reader.returncode == 0
     assert int(out) > 0
+
+
+REKEY = """
+import os, pathlib, sys
+from agent.secrets.providers.local import LocalStore
+folder = pathlib.Path(sys.argv[1])
+both = LocalStore(
+    folder / "secrets.enc", key_file=folder / "store.key", next_key_file=folder / "new.key"
+)
+key = (folder / "new.key").read_bytes()
+both.read("a")
+os.getpriority(os.PRIO_PROCESS, 0)
+both.rekey(key)
+os.getpriority(os.PRIO_PROCESS, 0)
+"""
+
+
+@needs_strace
+def test_a_kill_at_any_step_of_a_change_of_key_leaves_a_store_under_one_of_them(
+    store: LocalStore, key_file: Path, new_key: Path, tmp_path: Path
+) -> None:
+    filled(store)
+    whole = store.path.read_bytes()
+    keys = set()
+
+    def restore() -> None:
+        store.path.write_bytes(whole)
+
+    for point in killed_at_every_change(REKEY, [str(tmp_path)], restore):
+        both = LocalStore(store.path, key_file=key_file, next_key_file=new_key)
+        assert both.read(A).value.reveal() == b'"2"', point
+        keys.add(json.loads(store.path.read_bytes())["key_check"])
+    assert len(keys) == 2
 
 
 # -- versions before, removal ---------------------------------------------------------------------

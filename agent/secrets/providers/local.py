@@ -168,7 +168,13 @@ class LocalStore:
                 sealed.put_entry(made, fresh, name, content)
             data = sealed.serialise(made, fresh)
             self._replace(data)
-            fs.write_durable(self._previous, data, 0o600)
+            try:
+                fs.write_durable(self._previous, data, 0o600)
+            except OSError as error:
+                raise errors.UnavailableError(
+                    f"{self._previous} is still under the old key: {error.strerror}",
+                    "the store itself is under the new one; remove that file",
+                ) from error
         return len(made.entries)
 
     def contents(self) -> dict[SecretName, dict[str, Any]]:
