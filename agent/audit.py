@@ -186,7 +186,7 @@ class AuditLog:
         """Whether records can be written; counts against readiness where reads are refused."""
         problem = self.problem
         return Condition(
-            "audit-log",
+            "audit",
             ok=problem is None,
             reason=str(problem) if problem else "records are written",
             remedy=problem.remedy if problem else "",

@@ -169,7 +169,7 @@ def test_an_unwritable_audit_log_makes_the_agent_unready_and_mends_by_itself(
         pytest.skip("prlimit cannot set a limit of another process here")
     agent.put("two")
     until("readiness to go", lambda: agent.get("/readyz")[0] == 503)
-    told = agent.condition("audit-log")
+    told = agent.condition("audit")
     assert told is not None
     assert "cannot be written" in told["reason"]
     assert "one" in json.dumps(published(agent))
