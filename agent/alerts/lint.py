@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from agent.alerts.lanes import OWN, SYNTHETIC
 from agent.alerts.rules import AlertRule, Group, RecordRule, parse_duration
+from agent.alerts.template import Template
 from agent.units import Seconds
 
 _WINDOW = re.compile(r"\[\s*([0-9a-z]+)\s*\]")
@@ -33,8 +34,13 @@ def warnings(
     groups = list(groups)
     recorded = {r.name for g in groups for r in g.rules if isinstance(r, RecordRule)}
     for group in groups:
+        seen: set[tuple[object, ...]] = set()
         for rule in group.rules:
             place = f"{rule.file}:{rule.line}: {rule.name}: "
+            identity = (rule.name, *sorted((k, _raw(v)) for k, v in rule.labels.items()))
+            if identity in seen:
+                yield f"{place}another rule of this group has the same name and labels"
+            seen.add(identity)
             for problem in _windows(rule, interval):
                 yield place + problem
             if isinstance(rule, AlertRule):
@@ -76,6 +82,10 @@ def _alert(rule: AlertRule, severities: frozenset[str]) -> Iterator[str]:
         yield "no severity label: it goes where a warning goes"
     elif "{{" not in severity.text and severity.text not in severities:
         yield f"severity {severity.text!r} is mapped to no route: it goes where a warning goes"
+
+
+def _raw(value: Template | str) -> str:
+    return value if isinstance(value, str) else value.text
 
 
 def _seconds(text: str) -> Seconds | None:

@@ -32,6 +32,7 @@ _ALERT_KEYS = frozenset({"alert", "expr", "for", "keep_firing_for", "labels", "a
 _RECORD_KEYS = frozenset({"record", "expr", "labels"})
 _MOST_BYTES = 4 * 1024 * 1024
 _SHIPPED = "rules_shipped"
+_MERGE = "tag:yaml.org,2002:merge"
 NO_OFFSET = Seconds(0.0)
 
 
@@ -183,16 +184,11 @@ class _File:
         query_offset = self._duration(fields.get("query_offset")) or NO_OFFSET
         labels = self._labels(fields.get("labels"))
         rules: list[AlertRule | RecordRule] = []
-        seen: set[tuple[object, ...]] = set()
         for item in self._items(fields.get("rules"), "rules"):
             self._place.rule = ""
             made = self._rule(item, labels)
             if made is None:
                 continue
-            identity = (made.name, *sorted((k, str(_raw(v))) for k, v in made.labels.items()))
-            if identity in seen:
-                self._wrong(item, "another rule of this group has the same name and labels")
-            seen.add(identity)
             rules.append(made)
         self._place.rule = ""
         return Group(name, self._file, interval, tuple(rules), limit, query_offset)
@@ -295,7 +291,7 @@ class _File:
             self._wrong(node, f"{what}: keys and values were expected")
             return
         seen: set[str] = set()
-        for key, value in node.value:
+        for key, value in _merged(node):
             name = str(key.value)
             if name in seen:
                 self._wrong(key, f"{name!r} is given twice")
@@ -327,12 +323,24 @@ class _File:
         self._problems.append(f"{place}: {reason}")
 
 
+def _merged(node: yaml.MappingNode) -> list[tuple[yaml.Node, yaml.Node]]:
+    """The pairs of a mapping, those of a merge key (`<<: *anchor`) where it has none itself."""
+    pairs: list[tuple[yaml.Node, yaml.Node]] = node.value
+    if all(key.tag != _MERGE for key, _ in pairs):
+        return pairs
+    own = [(key, value) for key, value in pairs if key.tag != _MERGE]
+    named = {str(key.value) for key, _ in own}
+    for key, value in pairs:
+        if key.tag == _MERGE:
+            for base in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                if isinstance(base, yaml.MappingNode):
+                    own += [pair for pair in _merged(base) if str(pair[0].value) not in named]
+                    named |= {str(name.value) for name, _ in own}
+    return own
+
+
 def _null(node: yaml.Node) -> bool:
     return isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null"
-
-
-def _raw(value: Template | str) -> str:
-    return value if isinstance(value, str) else value.text
 
 
 def _line_column(text: str, position: int) -> str:

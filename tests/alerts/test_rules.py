@@ -96,7 +96,6 @@ def test_all_problems_are_told_with_file_line_group_and_rule(tmp_path: Path) -> 
         "groups:\n- name: a\n  limit: many\n",
         "groups:\n- name: a\n  rules: [{alert: A}]\n",
         "groups:\n- name: a\n  rules: [{alert: A, record: b, expr: c}]\n",
-        "groups:\n- name: a\n  rules: [{alert: A, expr: c}, {alert: A, expr: d}]\n",
         '"""\ndocstring\n"""\ngroups: []\n',
         "groups:\n- name: a\n  rules: [{alert: A, expr: c, labels: {__name__: x}}]\n",
         "groups: [{name: a}]\n---\ngroups: [{name: a}]\n",
@@ -144,3 +143,16 @@ def test_a_template_that_is_not_understood_is_refused_when_it_is_loaded(text: st
 def test_what_goes_wrong_in_rendering_is_told_in_the_text() -> None:
     for text in ("{{ gt $value 1 }}", '{{ query "x" | first }}', "{{ humanize $labels }}"):
         assert "<error expanding template: " in Template.compile(text).render({}, 1.0, {})
+
+
+def test_yaml_s_anchors_and_merge_keys_are_read_as_prometheus_reads_them(tmp_path: Path) -> None:
+    path = tmp_path / "r.yml"
+    path.write_text(
+        "groups:\n- name: a\n  rules:\n"
+        "  - &base {alert: A, expr: c > 1, for: 30s, labels: {severity: info}}\n"
+        "  - {<<: *base, alert: B, expr: d > 1}\n"
+    )
+    _, second = load_rules([str(path)])[0].rules
+    assert isinstance(second, AlertRule)
+    assert (second.name, second.expr.text, second.hold) == ("B", "d > 1", 30.0)
+    assert second.labels["severity"].text == "info"
