@@ -7,7 +7,7 @@ runs. What is told to whom is the teller's; how it gets there, each sender's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from agent.alerts.deadman import Pinger
@@ -130,8 +130,8 @@ class Desk:
             if self.pinger is not None and self._running:
                 self.pinger.start()
 
-    def _later(self, ending: Any) -> None:
-        task = asyncio.ensure_future(ending)
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
@@ -176,7 +176,11 @@ class Desk:
     def _refused(self, item: Item, reason: str) -> None:
         if self.set_aside is not None:
             self.set_aside(item, reason)
-            self.wake()
+            self._later(self._release())
+
+    async def _release(self) -> None:
+        await self._outbox.flush()
+        self.wake()
 
     # -- what the face shows and asks ---------------------------------------------------------
 

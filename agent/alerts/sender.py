@@ -41,6 +41,10 @@ _SLACK = 2.0
 """Seconds beyond the notifier's own deadline after which its thread is taken for stuck."""
 
 
+_DUE = 0.001
+"""Seconds by which a group's time may be ahead: floating point's last bit must not cost a wait."""
+
+
 @dataclass(slots=True)
 class Delivery:
     """How a destination does, for the read model."""
@@ -159,7 +163,7 @@ class Sender:
         self._wake.clear()
         now = self._clock.monotonic()
         queued = self._outbox.heads(self.name)
-        heads = [item for item in queued if item.due <= now]
+        heads = [item for item in queued if item.due <= now + _DUE]
         pausing = self._not_before - now
         if not heads or pausing > 0:
             self._rested.set()

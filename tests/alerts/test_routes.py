@@ -129,7 +129,7 @@ def test_a_matcher_that_is_none_is_refused() -> None:
 
 
 VALUES = st.sampled_from(("1", "2"))
-NODE = st.deferred(
+NODE: st.SearchStrategy[dict[str, Any]] = st.deferred(
     lambda: st.fixed_dictionaries(
         {
             "matchers": st.lists(
