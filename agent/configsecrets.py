@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from agent.configbackends import Aws, ChainConfig, Vault
+from agent.configrotation import OnChange, Probe
 from agent.configtypes import Duration, FilePath, Mode, Name, Positive, Section, Size
 from agent.units import AbsolutePath, Bytes, Seconds
 
@@ -80,6 +81,12 @@ class SecretItem(Section):
     overlap: Duration | None = Field(
         None, description="How long its value before stays readable; default: `secrets.overlap`."
     )
+    max_stale: Duration | None = Field(
+        None, description="How old it may get; default: `secrets.max_stale`."
+    )
+    probe: Probe | None = Field(
+        None, description="How a new value is proven before it is published; default: not."
+    )
 
     @model_validator(mode="after")
     def _template_and_path(self) -> SecretItem:
@@ -140,6 +147,9 @@ class Secrets(Section):
         description="How long the value before a rotation stays readable as `PATH.previous`; "
         "`0`: not.",
     )
+    on_change: tuple[OnChange, ...] = Field(
+        (), description="Who is told after a new generation was published, once each."
+    )
     owner: Account | None = Field(
         None,
         description="User that files and folders belong to (name or number); default: the agent's. "
@@ -160,6 +170,18 @@ class Secrets(Section):
     def overlap_of(self, item: SecretItem) -> Seconds:
         """How long the value before stays readable for `item`."""
         return Seconds(self.overlap if item.overlap is None else item.overlap)
+
+    def max_stale_of(self, item: SecretItem) -> Seconds:
+        """How old the value of `item` may get while its provider is down."""
+        return Seconds(self.max_stale if item.max_stale is None else item.max_stale)
+
+    @model_validator(mode="after")
+    def _one_probe_a_name(self) -> Secrets:
+        probed: dict[str, Probe] = {}
+        for item in self.items:
+            if item.probe is not None and probed.setdefault(item.name, item.probe) != item.probe:
+                raise ValueError(f"{item.name} has two different probes")
+        return self
 
     @model_validator(mode="after")
     def _distinct_targets(self) -> Secrets:

@@ -193,6 +193,24 @@ def postgres() -> Iterator[Postgres]:
 
 
 @contextmanager
+def redis(folder: Path, password: str) -> Iterator[int]:
+    """Redis whose default user has `password`; its port. `ACL SETUSER` is open to it."""
+    port = free_port()
+    command = [
+        *("redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", ""),
+        *("--dir", str(folder), "--requirepass", password),
+    ]
+
+    def up() -> bool:
+        with socket.create_connection(("127.0.0.1", port), 1.0) as probe:
+            probe.sendall(b"PING\r\n")
+            return probe.recv(64).startswith((b"-NOAUTH", b"+PONG"))
+
+    with server(command, folder / "redis.log", up, {}):
+        yield port
+
+
+@contextmanager
 def server(
     command: list[str],
     log: Path,

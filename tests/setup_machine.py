@@ -18,6 +18,7 @@ PACKAGES = {
     "chromium": "chromium",
     "chromedriver": "chromium-driver",
     "strace": "strace",
+    "redis-server": "redis-server",
 }
 
 

@@ -47,6 +47,10 @@ class PublishError(SecretsError):
     """The directory cannot take a new generation; the old one is as it was."""
 
 
+class ProofError(UnavailableError):
+    """A new value does not work, or what would tell cannot be reached; it is not published."""
+
+
 class ShapeError(SecretsError):
     """The value does not fit the format it is to be written in, or its name is no name."""
 

@@ -22,6 +22,7 @@ from agent.secrets.errors import afresh
 from agent.secrets.generation import Published
 from agent.secrets.model import secret_name
 from agent.secrets.service import SecretsService
+from agent.secrets.telling import Teller
 from agent.telemetry.logs import get_logger
 from agent.telemetry.metrics import Recorder
 from agent.telemetry.redaction import Redactor
@@ -72,16 +73,20 @@ class SecretsJob:
         self._marker: str | None = None
         self._tried_marker: str | None = None
         self._wake = asyncio.Event()
+        self._teller = Teller(audit.directory if audit else None, recorder, clock)
         self._lock = asyncio.Lock()
 
     async def run(self) -> None:
         """Publish now, then whenever something changed, until cancelled."""
-        while True:
-            self._wake.clear()
-            await self._look()
-            waiting = asyncio.ensure_future(self._wake.wait())
-            timer = asyncio.ensure_future(self._clock.sleep(self._service.config.check_interval))
-            await _first(waiting, timer)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._teller.run())
+            while True:
+                self._wake.clear()
+                await self._look()
+                waiting = asyncio.ensure_future(self._wake.wait())
+                every = self._service.config.check_interval
+                timer = asyncio.ensure_future(self._clock.sleep(every))
+                await _first(waiting, timer)
 
     async def drain(self) -> None:
         """Nothing is pending here: what is published stays for the trader."""
@@ -193,12 +198,16 @@ class SecretsJob:
             if result.changed:
                 _log.info("secrets published", generation=result.generation, files=result.files)
             self._published = result
+            config = service.config
+            await asyncio.to_thread(self._teller.notice, config.directory, config.on_change, result)
             return result
 
     def _tell_ages(self) -> None:
         for provider in self._service.chain.snapshot():
             up = float(provider["state"] != "open")
             self._recorder.set("secret_provider_up", up, provider=provider["name"])
+        self._recorder.set("secret_cache_hit_ratio", self._service.cache.hit_rate)
+        self._recorder.set("secret_unproven", len(self._service.proofs.unproven))
         for item in self._service.config.items:
             age = self._service.cache.age(secret_name(item.name))
             if age is not None:
@@ -240,6 +249,8 @@ class SecretsJob:
             found.append(
                 Condition("secrets-fresh", ok=True, reason="every secret is", gates_ready=False)
             )
+        found.append(self._proven())
+        found.append(self._teller.condition())
         denied = dict(self._service.denied)
         if denied:
             name, provider = next(iter(denied.items()))
@@ -258,6 +269,22 @@ class SecretsJob:
                 Condition("secrets-allowed", ok=True, reason="no read is denied", gates_ready=False)
             )
         return found
+
+    def _proven(self) -> Condition:
+        unproven = list(self._service.proofs.unproven.values())
+        if not unproven:
+            return Condition(
+                "secrets-proven", ok=True, reason="no new value failed its probe", gates_ready=False
+            )
+        error = unproven[0].error
+        others = f" (and {len(unproven) - 1} more)" if len(unproven) > 1 else ""
+        return Condition(
+            "secrets-proven",
+            ok=False,
+            reason=f"{error}{others}",
+            remedy=error.remedy,
+            gates_ready=False,
+        )
 
     def snapshot(self) -> Mapping[str, Any]:
         service = self._service
@@ -291,7 +318,10 @@ class SecretsJob:
         name = secret_name(item.name)
         entry = service.cache.peek(name)
         fetched = entry.fetched if entry else None
+        unproven = service.proofs.unproven.get(name)
         error = service.errors.get(name) or (entry.error if entry else None)
+        if error is None and unproven is not None:
+            error = unproven.error
         told: dict[str, Any] = {"provider": None, "version": None, "fetched_at": None}
         age: float | None = service.cache.age(name)
         if fetched is not None:
@@ -308,7 +338,7 @@ class SecretsJob:
             **told,
             "age_seconds": round(age, 1) if age is not None else None,
             "stale": age is not None and age > 2 * service.config.cache_ttl,
-            "expired": age is None or age > service.config.max_stale,
+            "expired": age is None or age > service.config.max_stale_of(item),
             "required": item.required,
             "error": str(error) if error else None,
         }

@@ -81,6 +81,27 @@ class Publishing:
                 self._remember(item, answer, _lookup(answers))
         return made, errors
 
+    def stands(self, name: SecretName, answers: Answers) -> bool | None:
+        """Whether every file of `name` in the directory is what the answer makes; None where the
+        directory shows no file of it."""
+        index = self.publisher.index()
+        wanted: dict[str, Item] = {}
+        paths: set[str] = set()
+        for item in self._config.items:
+            answer = answers[item.name]
+            if item.name != name or isinstance(answer, AgentError):
+                continue
+            paths.update(path for path in index if _belongs(path, item))
+            with suppress(AgentError):
+                made = files(item, answer, _lookup(answers), self._owners[item.target])
+                wanted.update((file.path, file) for file in made)
+        if not paths:
+            return None
+        shown = self.publisher.shown(list(wanted))
+        return bool(wanted) and all(
+            path in shown and shown[path].data == item.data for path, item in wanted.items()
+        )
+
     def publish(
         self, items: Mapping[str, Item], errors: Mapping[SecretName, AgentError]
     ) -> Published:
@@ -114,8 +135,8 @@ class Publishing:
         if seen.generation != number or seen.spec != self.spec():
             return None
         there = self.publisher.index()
-        oldest = self._clock.now() - max_age
         for item in self._config.items:
+            oldest = self._clock.now() - min(max_age, self._config.max_stale_of(item))
             ages = [seen.fetched_at.get(path, 0.0) for path in there if _belongs(path, item)]
             if (item.required and not ages) or any(at < oldest for at in ages):
                 return None

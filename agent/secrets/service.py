@@ -24,9 +24,10 @@ from agent.configsecrets import Secrets
 from agent.errors import AgentError
 from agent.secrets.cache import Cache
 from agent.secrets.chain import SKIPPED, Chain, Policy
-from agent.secrets.errors import UnavailableError, afresh
+from agent.secrets.errors import ProofError, UnavailableError, afresh
 from agent.secrets.generation import Published
 from agent.secrets.model import Fetched, secret_name
+from agent.secrets.proofs import Proofs
 from agent.secrets.providers.base import Backend, Provider
 from agent.secrets.providers.local import LocalStore
 from agent.secrets.publishing import Publishing
@@ -132,10 +133,17 @@ class SecretsService:
             ttl=config.cache_ttl,
             max_stale=config.max_stale,
             told=lambda result: recorder.inc("secret_cache_total", result=result),
+            bounds={
+                secret_name(item.name): Seconds(item.max_stale)
+                for item in config.items
+                if item.max_stale is not None
+            },
+            roll=roll,
         )
         self._publishing = Publishing(config, clock)
         self.publisher = self._publishing.publisher
         self.errors: dict[SecretName, AgentError] = {}
+        self.proofs = Proofs(config, clock, self._tried_probe, roll=roll)
 
     def get(self, name: str) -> bytes:
         """One secret's bytes.
@@ -178,9 +186,19 @@ class SecretsService:
         Raises:
             AgentError: a required one is missing. `errors` then says why, name by name.
         """
-        items, found = self._publishing.items(self._read_all(refresh=refresh))
+        answers = self.proofs.sift(self._read_all(refresh=refresh), self._publishing.stands)
+        items, found = self._publishing.items(answers)
         self.errors = found
         missing = [item.name for item in self.config.items if item.required and item.name in found]
+        if any(isinstance(found[name], ProofError) for name in missing):
+            # held back, while the value before stands in the directory
+            there = self._publishing.found()
+            held = {
+                item.name
+                for item in self.config.items
+                if item.target in there and isinstance(found.get(item.name), ProofError)
+            }
+            missing = [name for name in missing if name not in held]
         if missing:
             first = found[missing[0]]
             others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
@@ -280,10 +298,11 @@ class SecretsService:
 
     def next_expiry(self) -> Seconds:
         """Seconds until the first declared secret is to be asked for again; 0: now."""
-        return min(
+        first = min(
             (self.cache.due_in(secret_name(item.name)) for item in self.config.items),
             default=Seconds(self.config.cache_ttl),
         )
+        return min(first, self.proofs.due_in())
 
     def unrenewed(self) -> dict[SecretName, AgentError]:
         """Declared secrets whose provider failed when last asked, though an old value serves."""
@@ -299,9 +318,11 @@ class SecretsService:
         names = list(dict.fromkeys(secret_name(item.name) for item in self.config.items))
         due = [name for name in names if refresh or self.cache.due_in(name) <= 0]
         answers: dict[SecretName, Fetched | AgentError] = {}
+        if refresh:
+            self.cache.doubt(but=names)  # the agent's own credentials follow as well
         if len(due) > 1:
             answers = self.cache.refresh_many(due, self._load_many)
-        elif due and refresh:
+        elif due:
             answers = {due[0]: _outcome(self.cache.refresh, due[0])}
         for name in names:
             if name not in answers:
@@ -329,6 +350,9 @@ class SecretsService:
                 tries.append(self._tried(answer.name, "ok", detail))
         self._record(tries)
         return answers
+
+    def _tried_probe(self, _name: SecretName, outcome: str) -> None:
+        self._recorder.inc("secret_proofs_total", outcome=outcome)
 
     def _told(self, provider: str, name: SecretName, outcome: str) -> None:
         self._recorder.inc("secret_reads_total", provider=provider, outcome=outcome)

@@ -43,6 +43,16 @@ METRICS: dict[str, Spec] = {
         "gauge", "0 while a secret provider is left alone because it failed.", ("provider",)
     ),
     "secret_cache_total": Spec("counter", "Look-ups in the secret cache.", ("result",)),
+    "secret_cache_hit_ratio": Spec(
+        "gauge", "Share of look-ups in the secret cache that cost no call of a provider."
+    ),
+    "secret_proofs_total": Spec(
+        "counter", "Probes of new values before they are published.", ("outcome",)
+    ),
+    "secret_unproven": Spec("gauge", "Secrets whose new value failed its probe."),
+    "secret_changes_told_total": Spec(
+        "counter", "Tries to tell of a new generation of secrets.", ("outcome",)
+    ),
     "secret_age_seconds": Spec(
         "gauge", "Seconds since the secret's value was last confirmed by a provider.", ("secret",)
     ),
