@@ -106,7 +106,7 @@ class Judge:
         fast_lane: bool = False,
     ) -> None:
         self.critical_names = lanes.critical_names(groups)
-        self.fast_names = self.critical_names if fast_lane else frozenset()
+        self.fast_names = lanes.fast_names(self.critical_names) if fast_lane else frozenset()
         self.groups = [JudgedGroup(group, list(_named(group))) for group in groups]
         _open_windows(self.rules())
         quick = lanes.quick_rules(groups, self.fast_names)

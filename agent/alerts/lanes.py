@@ -1,8 +1,9 @@
 """Which metrics are asked for alone and often, and which rules are judged on them. Pure.
 
-The fast lane carries the families that critical rules name, also through recording rules. A rule is
-judged with it when everything that it reads comes from there (or says how scraping goes), whatever
-its severity; a group with an `interval` of its own is judged at that, as its author asked.
+The fast lane carries the families that critical rules name, also through recording rules, but for
+histograms' buckets. A rule is judged with it when everything that it reads comes from there (or says
+how scraping goes), whatever its severity; a group with an `interval` of its own is judged at that, as
+its author asked.
 """
 
 from __future__ import annotations
@@ -50,6 +51,15 @@ def critical_names(groups: Iterable[Group]) -> frozenset[str]:
             waiting.extend(recorded.get(name, ()))
     made = SYNTHETIC | _JUDGED | recorded.keys()
     return frozenset(name for name in found - made if not name.startswith(OWN))
+
+
+def fast_names(critical_names: frozenset[str]) -> frozenset[str]:
+    """Those of them that belong on the fast lane: all but histograms' buckets.
+
+    Buckets are most of the lines of an exposition, and what they cost the trader at each asking; a
+    quantile over a minute, that must hold besides, does not turn in a quarter of a second.
+    """
+    return frozenset(name for name in critical_names if not name.endswith("_bucket"))
 
 
 def quick_rules(groups: Sequence[Group], fast: frozenset[str]) -> frozenset[int]:

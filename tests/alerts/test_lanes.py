@@ -73,6 +73,17 @@ groups:
     assert named == ["a:rate", "A", "C"]
 
 
+def test_the_shipped_rules_ask_the_trader_for_no_buckets_four_times_a_second() -> None:
+    groups = load_rules(())
+    fast = lanes.fast_names(lanes.critical_names(groups))
+    assert "circuit_breaker_trips_total" in fast
+    assert not any(name.endswith("_bucket") for name in fast)
+    quick = lanes.quick_rules(groups, fast)
+    named = {rule.name for group in groups for rule in group.rules if id(rule) in quick}
+    assert {"CriticalCircuitBreakerTripped", "CriticalRiskLimitBreach"} <= named
+    assert "CriticalLatencyP99High" not in named
+
+
 def test_an_answer_with_families_that_were_not_asked_for_is_noticed() -> None:
     asked = lanes.asked_for({"x_total", "y_seconds_bucket"}, births=True)
     assert {"x_total", "x_created", "y_seconds", "y_seconds_created"} <= set(asked)
