@@ -31,6 +31,7 @@ format: .venv-dev/.made ## Let ruff put the code in its form
 
 bench: .venv/.made ## Measure what the README promises
 	$(RUN)/python -m benchmarks.init
+	$(RUN)/python -m benchmarks.bundles
 	$(RUN)/python -m benchmarks.weight
 
 pages: .venv-dev/.made ## Write the files that are made from code: configuration page, dashboard

@@ -84,8 +84,8 @@ async def _unpin(job: BundlesJob, arguments: Mapping[str, Any]) -> dict[str, Any
 
 
 async def _gc(job: BundlesJob, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    wanted = job.desired.version if job.desired else None
-    return await job.keeping.collect(dry_run=bool(arguments.get("dry_run", False)), wanted=wanted)
+    dry_run = bool(arguments.get("dry_run", False))
+    return await job.keeping.collect(dry_run=dry_run, wanted=job.desired)
 
 
 def _text(arguments: Mapping[str, Any], name: str) -> str | None:

@@ -24,10 +24,8 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 _ATTEMPTS = 1000
 _PAUSE_AFTER = 10
@@ -38,14 +36,29 @@ _GONE = (errno.ENOENT, errno.ENOTDIR, errno.EWOULDBLOCK)
 
 
 class Bundle:
-    """One version, leased until `open_bundle`'s body ends."""
+    """One version, leased until the `with` that opened it ends, or it is forgotten."""
 
-    def __init__(self, version: str, path: Path, fd: int) -> None:
-        self.version = version
+    def __init__(self, root: str | os.PathLike[str], target: str, fd: int) -> None:
+        self.version = target.rpartition("/")[2]
         """The version's name, such as `v2025-07-08`."""
-        self.path = path
-        """Its folder, for libraries that want a path; it stays there while the lease is held."""
+        self._root, self._target = root, target
         self._fd = fd
+
+    @property
+    def path(self) -> Path:
+        """Its folder, for libraries that want a path; it stays there while the lease is held."""
+        return Path(self._root, self._target)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
+        fd, self._fd = self._fd, -1  # a read after the lease must fail, not hit a reused number
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        self.__exit__()
 
     def open(self, name: str) -> BinaryIO:
         """The file `name` (`/`-joined below the bundle), opened for reading in binary.
@@ -84,9 +97,8 @@ class Bundle:
             return file.read()
 
 
-@contextmanager
-def open_bundle(root: str | os.PathLike[str]) -> Iterator[Bundle]:
-    """The live version below the deployment root, leased for the body.
+def open_bundle(root: str | os.PathLike[str]) -> Bundle:
+    """The live version below the deployment root, leased for the body of a `with`.
 
     Raises:
         FileNotFoundError: there is no `current`, or it points at nothing: no bundle is live.
@@ -97,12 +109,7 @@ def open_bundle(root: str | os.PathLike[str]) -> Iterator[Bundle]:
         target, fd = _lease(place, root)
     finally:
         os.close(place)
-    bundle = Bundle(os.path.basename(target), Path(root, target), fd)
-    try:
-        yield bundle
-    finally:
-        bundle._fd = -1  # noqa: SLF001 - a read after the lease must fail, not hit a reused number
-        os.close(fd)
+    return Bundle(root, target, fd)
 
 
 def _lease(place: int, root: str | os.PathLike[str]) -> tuple[str, int]:
@@ -117,8 +124,8 @@ def _lease(place: int, root: str | os.PathLike[str]) -> tuple[str, int]:
             continue  # flipped away and removed in between, or points at nothing
         try:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            live = os.stat("current", dir_fd=place)
-            if _current(place, root) == target and os.path.samestat(os.fstat(fd), live):
+            mine, live = os.fstat(fd), os.stat("current", dir_fd=place)
+            if mine.st_ino == live.st_ino and mine.st_dev == live.st_dev:
                 return target, fd
         except OSError as error:
             if error.errno not in _GONE:

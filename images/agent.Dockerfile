@@ -15,7 +15,7 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_NO_CACHE_DIR
 # hadolint ignore=DL3008
 RUN apt-get update -qq \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-        ca-certificates python3 python3-pip >/dev/null \
+        ca-certificates python3 python3-pip tzdata >/dev/null \
     && rm -rf /var/lib/apt/lists/*
 COPY requirements.lock /src/
 COPY images/local /local

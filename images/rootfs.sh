@@ -56,6 +56,11 @@ sort -u /tmp/libraries | while read -r file; do
     cp -L "$file" "$target"
 done
 
+# Time zones, for freeze windows by an exchange's own clock.
+mkdir -p "$root/usr/share"
+cp -R /usr/share/zoneinfo "$root/usr/share/"
+rm -rf "$root/usr/share/zoneinfo/right" "$root/usr/share/zoneinfo/posix"
+
 # Names, addresses, certificates, identity.
 cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
 cp -L /etc/ssl/openssl.cnf "$root/etc/ssl/"
@@ -82,7 +87,9 @@ printf 'root:x:0:\npod:x:65532:\n' >"$root/etc/group"
 done | sort -u | while read -r package; do
     dpkg-query --status "$package" >"$root/var/lib/dpkg/status.d/$package" || true
 done
-dpkg-query --status ca-certificates >"$root/var/lib/dpkg/status.d/ca-certificates"
+for package in ca-certificates tzdata; do
+    dpkg-query --status "$package" >"$root/var/lib/dpkg/status.d/$package"
+done
 
 # Byte code for all of it, trusted without a look at the source: a read-only root never writes any,
 # and without it every start compiles anew.

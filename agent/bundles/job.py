@@ -46,7 +46,7 @@ from agent.units import Seconds, UnixTime, Version
 
 _log = get_logger(__name__)
 
-_COALESCE = Seconds(0.02)
+_COALESCE = Seconds(0.005)
 _NO_STORE_POLL = Seconds(30.0)
 
 
@@ -99,9 +99,7 @@ class BundlesJob:
             roll=roll,
         )
         self.keeping = Keeping(self.rollouts, audit)
-        self.tools.reclaimable = lambda: self.keeping.reclaimable(
-            self.desired.version if self.desired else None
-        )
+        self.tools.reclaimable = lambda: self.keeping.reclaimable(self.desired)
         self.store = _store(config)
         self.desired: Desired | None = None
         self.store_error: str | None = "not asked yet" if self.store else None
@@ -133,6 +131,7 @@ class BundlesJob:
                 await self._keep_watch(changed)
                 self._wake.clear()
                 await self._look()
+                await self.keeping.collect_quietly(self.desired)  # a flip has not waited for it
                 await self._wait()
         finally:
             await self._stop()
@@ -287,7 +286,6 @@ class BundlesJob:
             rollouts.supersede(desired)
             return
         digest = desired.digest if desired else None
-        await self.keeping.collect_quietly(desired.version if desired else None)
         if desired is not None and digest is None:
             try:
                 digest = await in_thread(lambda: stored_digest(store, desired.version))

@@ -11,6 +11,7 @@ from typing import Any
 
 from agent.audit import AuditLog
 from agent.bundles.manifest import check_version
+from agent.bundles.model import Desired
 from agent.bundles.orders import Hold
 from agent.bundles.retention import (
     Facts,
@@ -102,7 +103,7 @@ class Keeping:
 
     # -- collection ---------------------------------------------------------------------------
 
-    async def collect(self, *, dry_run: bool, wanted: Version | None) -> dict[str, Any]:
+    async def collect(self, *, dry_run: bool, wanted: Desired | None) -> dict[str, Any]:
         """Remove what retention no longer keeps; with `dry_run`, only tell what that is.
 
         Raises:
@@ -138,7 +139,7 @@ class Keeping:
             "bytes": sum(one.size for one in taken),
         }
 
-    async def collect_quietly(self, wanted: Version | None) -> None:
+    async def collect_quietly(self, wanted: Desired | None) -> None:
         """Collect when the versions here are others than at the last time."""
         versions = tuple(self._rollouts.tools.layout.versions())
         if self._rollouts.rolling is not None or versions == self._seen:
@@ -151,12 +152,12 @@ class Keeping:
         if not await in_thread(lambda: self._plan(wanted, hours=False)):
             self._seen = tuple(self._rollouts.tools.layout.versions())
 
-    def reclaimable(self, wanted: Version | None) -> Bytes:
+    def reclaimable(self, wanted: Desired | None) -> Bytes:
         """What a collection would give back now."""
         layout = self._rollouts.tools.layout
         return Bytes(sum(freed(layout, version) for version in self._plan(wanted)))
 
-    def _told(self, wanted: Version | None) -> dict[str, Any]:
+    def _told(self, wanted: Desired | None) -> dict[str, Any]:
         layout = self._rollouts.tools.layout
         listed: list[Mapping[str, Any]] = [
             {
@@ -169,7 +170,7 @@ class Keeping:
         free = sum(item["bytes"] for item in listed if not item["leased"])
         return {"would_remove": listed, "bytes": free}
 
-    def _plan(self, wanted: Version | None, *, hours: bool = True) -> list[Version]:
+    def _plan(self, wanted: Desired | None, *, hours: bool = True) -> list[Version]:
         tools, rules = self._rollouts.tools, self._rollouts.config.retention
         if not hours:
             rules = rules.model_copy(update={"hours": 0.0, "evidence_hours": 0.0})
@@ -179,7 +180,7 @@ class Keeping:
         named = (
             layout.live(),
             layout.version_at(layout.previous),
-            wanted,
+            wanted.version if wanted else None,
             *tools.orders.pins,
             *((rolling.rollout.version, rolling.rollout.from_version) if rolling else ()),
         )
