@@ -84,7 +84,12 @@ def _group(
     parent: argparse.ArgumentParser, common: argparse.ArgumentParser
 ) -> Callable[[str, str, str], argparse.ArgumentParser]:
     verbs = parent.add_subparsers(dest="subverb", metavar="VERB", required=True)
+    return _adder(verbs, common)
 
+
+def _adder(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser
+) -> Callable[[str, str, str], argparse.ArgumentParser]:
     def verb(name: str, target: str, text: str) -> argparse.ArgumentParser:
         made = verbs.add_parser(name, parents=[common], help=text, description=text)
         made.set_defaults(target=target)
@@ -166,8 +171,22 @@ def _bundle(parent: argparse.ArgumentParser, common: argparse.ArgumentParser) ->
 
 
 def _alerts(parent: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
-    verb = _group(parent, common)
+    parent_verbs = parent.add_subparsers(dest="subverb", metavar="VERB", required=True)
+    verb = _adder(parent_verbs, common)
     verb("list", "alerts:list_alerts", "pending and firing alerts of the running agent")
+    test = verb("test", "alerts:send_test", "send a marked test; tell the answer and its time")
+    test.add_argument("destination", help="such as pagerduty, slack, or a webhook's name")
+    silence = parent_verbs.add_parser("silence", help="mute alerts for a while")
+    mute = _group(silence, common)
+    add = mute("add", "alerts:add_silence", "mute what meets all the matchers")
+    add.add_argument("matchers", nargs="+", help="such as alertname=Slow or desk=~'fx.*'")
+    add.add_argument("--duration", required=True, help="such as 30m or 2h")
+    add.add_argument("--comment", default="", help="why; shown to others")
+    add.add_argument("--by", default="", help="who; default: the user")
+    listed = mute("list", "alerts:list_silences", "silences in force and planned")
+    listed.add_argument("--expired", action="store_true", help="also what is over")
+    expire = mute("expire", "alerts:expire_silence", "end a silence now")
+    expire.add_argument("id", help="as `alerts silence list` shows it, or its beginning")
 
 
 _GROUPS = (

@@ -26,6 +26,7 @@ from agent import __version__, fs
 from agent.adminverbs import bundle_verb
 from agent.alerts.engine import AlertsJob
 from agent.alerts.rolledback import RolledBack
+from agent.alerts.trial import send_test
 from agent.audit import AuditLog
 from agent.bundles.job import BundlesJob
 from agent.clock import Clock, SystemClock
@@ -371,6 +372,9 @@ class Daemon:
             return {"reloaded": True}
         if verb == "refresh":
             return dict(await _enabled(self.secrets, "secrets").refresh())
+        if verb == "alerts.test":
+            alerts, environment = _enabled(self.alerts, "alerts"), self.config.environment
+            return await send_test(alerts, self._clock, arguments, environment, pod_name())
         if verb.startswith("silence."):
             return _enabled(self.alerts, "alerts").admin(verb, arguments)
         return await bundle_verb(self.bundles, verb, arguments)
