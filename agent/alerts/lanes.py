@@ -1,9 +1,9 @@
 """Which metrics are asked for alone and often, and which rules are judged on them. Pure.
 
 The fast lane carries the families that critical rules name, also through recording rules, but for
-histograms' buckets. A rule is judged with it when everything that it reads comes from there (or says
-how scraping goes), whatever its severity; a group with an `interval` of its own is judged at that, as
-its author asked.
+histograms' buckets. A rule is judged with it when everything that it reads comes from there (or
+says how scraping goes), whatever its severity; a group with an `interval` of its own is judged at
+that, as its author asked.
 """
 
 from __future__ import annotations
