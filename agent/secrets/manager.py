@@ -1,4 +1,4 @@
-"""The trading system's own calls, as its scripts write them, over our store and cache.
+"""The trading system's own calls, as its scripts write them, over our providers and cache.
 
     secrets_manager = create_secrets_manager()
     await secrets_manager.put_secret("database/main", {...}, SecretType.DATABASE_PASSWORD, "…")
@@ -13,13 +13,14 @@ import asyncio
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from agent.clock import Clock, SystemClock
 from agent.errors import AgentError
 from agent.secrets.cache import Cache
-from agent.secrets.errors import SecretsError, ShapeError, UnavailableError
+from agent.secrets.chain import Chain, Policy
+from agent.secrets.environ import providers_from
+from agent.secrets.errors import ShapeError
 from agent.secrets.model import (
     Fetched,
     Secret,
@@ -30,22 +31,47 @@ from agent.secrets.model import (
 )
 from agent.secrets.providers.local import LocalStore
 from agent.secrets.typed import Typed, parse
-from agent.secrets.verbs import new_key_file
 from agent.telemetry.logs import get_logger
 from agent.telemetry.redaction import REDACTOR
 from agent.units import Seconds
+
+if TYPE_CHECKING:
+    from agent.secrets.providers.aws.provider import AwsProvider
+    from agent.secrets.providers.vault.provider import VaultProvider
 
 _log = get_logger(__name__)
 
 __all__ = ["Secret", "SecretProvider", "SecretType", "SecretsManager", "create_secrets_manager"]
 
 
-class SecretsManager:
-    """One store behind a cache of five minutes."""
+Writable: TypeAlias = "LocalStore | AwsProvider | VaultProvider"
 
-    def __init__(self, store: LocalStore, clock: Clock | None = None) -> None:
-        self._store = store
+_PROVIDERS = {
+    "aws": SecretProvider.AWS_SECRETS_MANAGER,
+    "vault": SecretProvider.HASHICORP_VAULT,
+    "local": SecretProvider.LOCAL_ENCRYPTED,
+}
+
+
+class SecretsManager:
+    """Providers in one chain, behind a cache of five minutes.
+
+    The first provider is the one that is written to. What it cannot take is not written elsewhere:
+    the next read would find the older value in it.
+    """
+
+    def __init__(
+        self, *providers: Writable, clock: Clock | None = None, falls_through: bool = True
+    ) -> None:
+        """`falls_through`: ask the next provider too where one has no such secret."""
+        self._store = providers[0]
         self._clock = clock or SystemClock()
+        self._chain = Chain(
+            providers,
+            lambda _provider, _name, _outcome: None,
+            policy=Policy(falls_through=falls_through),
+            clock=self._clock,
+        )
         self._cache = Cache(self._load, self._clock, ttl=Seconds(300.0), max_stale=Seconds(86400.0))
 
     async def get_secret(self, secret_id: str, use_cache: bool = True) -> Secret | None:
@@ -110,6 +136,10 @@ class SecretsManager:
             _log.error("secret not read", secret=secret_id, error=error.told())
             return None
 
+    def close(self) -> None:
+        """Close idle connections to servers."""
+        self._chain.close()
+
     def clear_cache(self) -> None:
         """Forget every value; the next read asks the store."""
         self._cache.clear()
@@ -119,7 +149,7 @@ class SecretsManager:
         return secret.get_dict_value() if secret else None
 
     def _load(self, name: str) -> Fetched:
-        fetched = self._store.read(secret_name(name))
+        fetched = self._chain.read(secret_name(name))
         REDACTOR.learn(name, fetched.value.reveal())
         return fetched
 
@@ -131,7 +161,7 @@ class SecretsManager:
             SecretMetadata(
                 secret_id=fetched.name,
                 secret_type=fetched.secret_type,
-                provider=SecretProvider.LOCAL_ENCRYPTED,
+                provider=_PROVIDERS[fetched.provider],
                 created_at=fetched.created_at or 0.0,
                 last_accessed=self._clock.now(),
                 tags={"description": fetched.description},
@@ -160,41 +190,14 @@ def _decoded(fetched: Fetched) -> tuple[str, Any]:
 
 
 def create_secrets_manager(environ: Mapping[str, str] | None = None) -> SecretsManager:
-    """A manager as the environment says.
-
-    `SECRETS_STORAGE_PATH` names the folder (default ./secrets), `SECRETS_KEY_FILE` the key. Without
-    one, `SECRETS_MASTER_PASSWORD` is used, with a warning; without that, a key file is made beside
-    the store, with a warning.
+    """A manager over the providers that the environment's variables name (`agent.secrets.environ`):
+    production asks AWS, Vault, the local store; staging Vault, AWS, local; development local.
 
     Raises:
-        UnavailableError: the environment is staging or production, whose providers (AWS Secrets
-            Manager, Vault) are not part of this release, and SECRETS_PROVIDERS=local is not set.
+        UnavailableError: no variable says how to reach any of them.
     """
     environ = os.environ if environ is None else environ
-    environment = environ.get("ENVIRONMENT", "development")
-    if environment in ("production", "staging") and environ.get("SECRETS_PROVIDERS") != "local":
-        raise UnavailableError(
-            f"{environment} reads from AWS Secrets Manager and Vault, which this release lacks",
-            "set SECRETS_PROVIDERS=local to use the local encrypted store knowingly",
-        )
-    folder = Path(environ.get("SECRETS_STORAGE_PATH", "./secrets")).absolute()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    store = folder / "secrets.enc"
-    if environ.get("SECRETS_KEY_FILE"):
-        return SecretsManager(LocalStore(store, key_file=Path(environ["SECRETS_KEY_FILE"])))
-    if environ.get("SECRETS_MASTER_PASSWORD"):
-        _log.warning(
-            "the store's passphrase is in the environment, where every child process and every"
-            " crash report sees it; put a key into a file and set SECRETS_KEY_FILE"
-        )
-        passphrase = environ["SECRETS_MASTER_PASSWORD"].encode()
-        return SecretsManager(LocalStore(store, passphrase=passphrase))
-    key = folder / "secrets.key"
-    if not key.exists():
-        _log.warning("a key was made beside the store; keep it elsewhere", key_file=str(key))
-        try:
-            new_key_file(key)
-        except SecretsError:
-            if not key.exists():  # else another process has just made it
-                raise
-    return SecretsManager(LocalStore(store, key_file=key))
+    clock = SystemClock()
+    providers = providers_from(environ, clock)
+    development = (environ.get("ENVIRONMENT") or "development") == "development"
+    return SecretsManager(*providers, clock=clock, falls_through=development)

