@@ -38,7 +38,7 @@ _MEANINGS = {
     "secrets.directory": "Where secrets are published; a tmpfs.",
     "secrets.items": "The secrets that the trader needs.",
     "secrets.items[].name": "Name in the store, such as `database/main`.",
-    "secrets.items[].format": "`json`, `env` (shell lines), `raw` (bytes), `fields` (a file each), `template`.",
+    "secrets.items[].format": "`json`, `env`, `raw` (bytes), `fields` (a file each), `template`.",
     "secrets.cache_ttl": "How long a value is served before the store is asked again.",
     "bundles.enabled": "Whether the agent does this job.",
     "bundles.root": "Deployment root: `current`, `previous`, `bundles/`.",
