@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import getpass
 import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from agent.commands.common import ago, read_config, show, table
-from agent.errors import Exit
+from agent.configtypes import parse_duration
+from agent.errors import Exit, UsageError
+from agent.units import Seconds
 from agent.web.client import call
 
 
@@ -95,3 +101,53 @@ def _user() -> str:
         return getpass.getuser()
     except (OSError, KeyError):  # a uid without a name, as in a container
         return "operator"
+
+
+def replay_rules(arguments: argparse.Namespace) -> int:
+    """What a recording would have paged, and when; nothing is sent."""
+    from agent.alerts.replay import replay
+
+    config = read_config(arguments)
+    rules = arguments.rules or list(config.alerts.rules)
+    try:
+        with open(arguments.metrics, "rb") as source:
+            told = asyncio.run(
+                replay(source, rules, config.alerts.interval, {"job": arguments.job})
+            )
+    except OSError as error:
+        raise UsageError(f"{arguments.metrics}: {error.strerror}") from None
+    rows = [
+        (
+            datetime.fromtimestamp(item.at, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3],
+            item.change,
+            item.severity or "-",
+            item.name,
+            f"{item.value:.6g}",
+            item.summary,
+        )
+        for item in told
+    ]
+    headings = ("AT (UTC)", "CHANGE", "SEVERITY", "ALERT", "VALUE", "SUMMARY")
+    tree = [{**asdict(item), "labels": dict(item.labels)} for item in told]
+    show(arguments, tree, table(rows, headings) or "nothing would have been told")
+    return Exit.GOOD
+
+
+def record_target(arguments: argparse.Namespace) -> int:
+    """Write a live target's scrapes to a file that `replay` plays."""
+    from agent.alerts.replay import record
+
+    every, length = _seconds(arguments.every), _seconds(arguments.duration)
+    count = record(arguments.url, Path(arguments.output), every, length)
+    show(arguments, {"scrapes": count}, f"{count} scrapes in {arguments.output}")
+    return Exit.GOOD
+
+
+def _seconds(text: str) -> Seconds:
+    try:
+        seconds = float(str(parse_duration(text)))
+    except ValueError as error:
+        raise UsageError(f"{text}: {error}") from None
+    if seconds <= 0:
+        raise UsageError(f"{text}: no positive duration")
+    return Seconds(seconds)
