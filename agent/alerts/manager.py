@@ -7,7 +7,9 @@ Each call answers by destination whether it has the alert, or `{"deduplicated": 
 them had it within five minutes. Only what a destination has accepted is suppressed, and one alert
 is told from another by its labels too: breaker B is not hidden by breaker A, while a value that
 changes (`latency_us`, `current_value`, …) makes no new alert. Destinations are spoken to at once.
-Code that can should let the agent judge its metrics instead: that way survives a dead process.
+Given a state folder, each alert is on disk before it is sent, and what was not accepted goes with a
+later call, also of a process that is started again; given a route, the tree decides who is told.
+Code that can should let the agent judge its metrics instead: that way needs no later call.
 """
 
 from __future__ import annotations
@@ -15,27 +17,28 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import socket
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from enum import Enum
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from agent.alerts.calls import Calls, Send
 from agent.alerts.errors import DeliveryError
 from agent.alerts.notifiers.base import Notifier
 from agent.alerts.notifiers.pagerduty import PagerDutyNotifier
 from agent.alerts.notifiers.slack import SlackNotifier
 from agent.alerts.pace import pause
+from agent.alerts.routes import Routes
 from agent.alerts.routing import Notification
-from agent.alerts.state import fingerprint
+from agent.alerts.scriptalert import Alert, AlertSeverity, AlertStatus, as_notification
 from agent.clock import Clock, SystemClock
 from agent.confignotify import CredentialRef, PagerDuty, Slack
+from agent.configrouting import Route
 from agent.telemetry.logs import get_logger
 from agent.telemetry.redaction import REDACTOR
-from agent.units import Seconds, UnixTime
+from agent.units import Seconds
 
 _log = get_logger(__name__)
 
@@ -45,63 +48,6 @@ DEDUP_WINDOW = Seconds(300.0)
 PAGERDUTY_URL = "https://events.pagerduty.com/v2/enqueue"
 _ATTEMPTS = 3
 _LONGEST_WAIT = 5.0
-_MEASURED = frozenset(
-    (
-        *("latency_us", "threshold_us", "error_count", "trip_count"),
-        *("current_value", "limit_value", "breach_percentage"),
-    )
-)
-"""Labels that carry a measured value: shown, but no part of an alert's identity."""
-
-
-class AlertSeverity(Enum):
-    """Alert severity levels."""
-
-    CRITICAL = "critical"
-    WARNING = "warning"
-    INFO = "info"
-
-
-class AlertStatus(Enum):
-    """Alert status."""
-
-    FIRING = "firing"
-    RESOLVED = "resolved"
-
-
-@dataclass
-class Alert:
-    """One alert as the scripts build it. `timestamp` is UNIX seconds."""
-
-    alert_name: str
-    severity: AlertSeverity
-    status: AlertStatus
-    message: str
-    description: str
-    service: str
-    team: str
-    timestamp: float
-    labels: dict[str, str]
-    annotations: dict[str, str]
-    runbook_url: str | None = None
-    dashboard_url: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
-        return {
-            **asdict(self),
-            "severity": self.severity.value,
-            "status": self.status.value,
-            "timestamp_iso": datetime.fromtimestamp(self.timestamp, UTC).isoformat(),
-        }
-
-    @property
-    def dedup_key(self) -> str:
-        """The same for every message about this alert, whatever it measures by now."""
-        identity = {key: value for key, value in self.labels.items() if key not in _MEASURED}
-        return "jules-" + fingerprint(
-            {**identity, "alertname": self.alert_name, "service": self.service}
-        )
 
 
 @dataclass
@@ -124,7 +70,18 @@ class AlertManager:
         *,
         pagerduty_url: str = PAGERDUTY_URL,
         clock: Clock | None = None,
+        state_dir: Path | str | None = None,
+        route: Mapping[str, Any] | None = None,
     ) -> None:
+        """
+        Args:
+            state_dir: folder of a durable outbox; one process at a time holds it, until `close`.
+            route: a tree as `alerts.route` in the configuration; default: critical ones go to
+                PagerDuty and all to Slack.
+
+        Raises:
+            AgentError: another process holds `state_dir`, or the tree names what is not there.
+        """
         self._clock = clock or SystemClock()
         self._destinations: dict[str, _Destination] = {}
         if pagerduty_integration_key:
@@ -137,6 +94,13 @@ class AlertManager:
             slack = Slack.model_validate({"webhook_url": ref, "channel": slack_channel})
             hook = slack_webhook_url.encode()
             self._add(SlackNotifier(slack, lambda _name: hook, REDACTOR.learn))
+        self._routes = Routes(
+            None if route is None else Route.model_validate(route),
+            [destination.notifier.route for destination in self._destinations.values()],
+            os.environ.get("ENVIRONMENT", ""),
+            DEDUP_WINDOW,
+        )
+        self._calls = None if state_dir is None else Calls(Path(state_dir), self._clock)
 
     def _add(self, notifier: Notifier) -> None:
         self._destinations[notifier.name] = _Destination(notifier)
@@ -147,17 +111,49 @@ class AlertManager:
         Returns whether each has it; `{"deduplicated": True}` when all had it already. Raises
         nothing: a failure is False, and logged with its reason.
         """
-        names = [
-            name
-            for name, destination in self._destinations.items()
-            if alert.severity.value in destination.notifier.route.severities
-        ]
+        labels = {
+            **alert.labels,
+            "alertname": alert.alert_name,
+            "service": alert.service,
+            "team": alert.team,
+            "severity": alert.severity.value,
+        }
+        names = [way.destination for way in self._routes.ways(labels)]
+        if self._calls is not None:
+            return await self._send_durably(self._calls, alert, names)
         outcomes = await asyncio.gather(
             *(asyncio.to_thread(self._deliver, self._destinations[name], alert) for name in names)
         )
         if outcomes and all(outcome is None for outcome in outcomes):
             return {"deduplicated": True}
         return {name: outcome is not False for name, outcome in zip(names, outcomes, strict=True)}
+
+    async def _send_durably(self, calls: Calls, alert: Alert, names: list[str]) -> dict[str, bool]:
+        fresh = [name for name in names if not self._has(self._destinations[name], alert)]
+        if names and not fresh:
+            return {"deduplicated": True}
+        senders = {name: self._sending(self._destinations[name]) for name in fresh}
+        scrubbed: Any = REDACTOR.scrub_tree(as_notification(alert, self._clock.now()).as_dict())
+        done = await calls.say(Notification.from_dict(scrubbed), senders)
+        for name in (name for name, has in done.items() if has):
+            accepted = (alert.status.value, self._clock.monotonic())
+            self._destinations[name].accepted[alert.dedup_key] = accepted
+        return {name: done.get(name, True) for name in names}
+
+    def _sending(self, destination: _Destination) -> Send:
+        def send(notification: Notification) -> None:
+            with destination.lock:
+                try:
+                    self._send(destination.notifier, notification)
+                finally:
+                    destination.notifier.close()
+
+        return send
+
+    def close(self) -> None:
+        """Let go of the state folder; what was not accepted stays in it."""
+        if self._calls is not None:
+            self._calls.close()
 
     async def send_critical_latency_alert(self, service: str, latency_us: float) -> dict[str, bool]:
         """P99 latency above 25 µs."""
@@ -275,14 +271,9 @@ class AlertManager:
     def _deliver(self, destination: _Destination, alert: Alert) -> bool | None:
         """True: accepted now. None: accepted within the window before. False: not accepted."""
         with destination.lock:
-            now = self._clock.monotonic()
-            accepted = destination.accepted
-            for key in [k for k, (_, at) in accepted.items() if now - at >= DEDUP_WINDOW]:
-                del accepted[key]
-            if accepted.get(alert.dedup_key, ("", 0.0))[0] == alert.status.value:
-                _log.info("alert was sent already", alert=alert.alert_name)
+            if self._has(destination, alert):
                 return None
-            scrubbed: Any = REDACTOR.scrub_tree(_notification(alert, self._clock.now()).as_dict())
+            scrubbed: Any = REDACTOR.scrub_tree(as_notification(alert, self._clock.now()).as_dict())
             try:
                 self._send(destination.notifier, Notification.from_dict(scrubbed))
             except DeliveryError as error:
@@ -295,8 +286,18 @@ class AlertManager:
                 return False
             finally:
                 destination.notifier.close()
-            accepted[alert.dedup_key] = (alert.status.value, self._clock.monotonic())
+            destination.accepted[alert.dedup_key] = (alert.status.value, self._clock.monotonic())
             return True
+
+    def _has(self, destination: _Destination, alert: Alert) -> bool:
+        """Whether the destination has accepted it within the window."""
+        now, accepted = self._clock.monotonic(), destination.accepted
+        for key in [k for k, (_, at) in accepted.items() if now - at >= DEDUP_WINDOW]:
+            del accepted[key]
+        if accepted.get(alert.dedup_key, ("", 0.0))[0] != alert.status.value:
+            return False
+        _log.info("alert was sent already", alert=alert.alert_name)
+        return True
 
     def _send(self, notifier: Notifier, notification: Notification) -> None:
         for attempt in range(1, _ATTEMPTS + 1):
@@ -310,44 +311,12 @@ class AlertManager:
             time.sleep(wait)
 
 
-def _notification(alert: Alert, now: UnixTime) -> Notification:
-    at = UnixTime(alert.timestamp)
-    annotations = {
-        **alert.annotations,
-        "summary": alert.message,
-        "description": alert.description,
-    }
-    if alert.runbook_url:
-        annotations["runbook_url"] = alert.runbook_url
-    if alert.dashboard_url:
-        annotations["dashboard_url"] = alert.dashboard_url
-    context = {"pod": os.environ.get("POD_NAME") or socket.gethostname()}
-    if os.environ.get("ENVIRONMENT"):
-        context["environment"] = os.environ["ENVIRONMENT"]
-    return Notification(
-        status=alert.status.value,
-        name=alert.alert_name,
-        severity=alert.severity.value,
-        dedup_key=alert.dedup_key,
-        value=None,
-        active_at=at,
-        fired_at=at,
-        resolved_at=now if alert.status is AlertStatus.RESOLVED else None,
-        labels={
-            **alert.labels,
-            "alertname": alert.alert_name,
-            "service": alert.service,
-            "team": alert.team,
-        },
-        annotations=annotations,
-        context=context,
-    )
-
-
-def create_alert_manager(environ: Mapping[str, str] | None = None) -> AlertManager:
+def create_alert_manager(
+    environ: Mapping[str, str] | None = None, *, state_dir: Path | str | None = None
+) -> AlertManager:
     """A manager as the environment says: `PAGERDUTY_INTEGRATION_KEY`, `SLACK_WEBHOOK_URL`,
     `SLACK_CHANNEL` (default `#trading-alerts`). A destination without its variable is left out,
-    with a warning.
+    with a warning. `state_dir` is where what is not accepted is kept; without it, nowhere.
     """
     environ = os.environ if environ is None else environ
     key = environ.get("PAGERDUTY_INTEGRATION_KEY")
@@ -362,4 +331,5 @@ def create_alert_manager(environ: Mapping[str, str] | None = None) -> AlertManag
         pagerduty_integration_key=key,
         slack_webhook_url=hook,
         slack_channel=environ.get("SLACK_CHANNEL", "#trading-alerts"),
+        state_dir=state_dir,
     )

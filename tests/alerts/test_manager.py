@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from agent.alerts.manager import (
     AlertStatus,
     create_alert_manager,
 )
+from agent.errors import BusyError
 from tests.alerts.made import HOOK_PATH, ROUTING_KEY
 from tests.faults.clock import FakeClock
 from tests.faults.receiver import FaultyReceiver
@@ -181,3 +183,80 @@ def test_the_calls_have_the_names_and_arguments_that_the_scripts_use() -> None:
         assert list(signature.parameters)[1:] == arguments
     assert alert().to_dict()["severity"] == "warning"
     assert alert().to_dict()["timestamp_iso"].endswith("+00:00")
+
+
+def durable(folder: Path, receiver: FaultyReceiver, **more: Any) -> AlertManager:
+    return AlertManager(
+        pagerduty_integration_key=ROUTING_KEY,
+        slack_webhook_url=receiver.url(HOOK_PATH),
+        pagerduty_url=receiver.url("/v2/enqueue"),
+        state_dir=folder,
+        **more,
+    )
+
+
+def test_with_a_state_folder_what_was_not_accepted_goes_with_a_later_call_of_another_process(
+    tmp_path: Path,
+) -> None:
+    with FaultyReceiver() as receiver:
+        made = durable(tmp_path, receiver)
+        receiver.always = 503
+        told = asyncio.run(made.send_circuit_breaker_alert("first", 1))
+        assert told == {"pagerduty": False, "slack": False}
+        made.close()
+        receiver.always = None
+        again = durable(tmp_path, receiver)
+        told = asyncio.run(again.send_circuit_breaker_alert("second", 1))
+        assert told == {"pagerduty": True, "slack": True}
+        assert asyncio.run(again.send_circuit_breaker_alert("second", 2)) == {"deduplicated": True}
+        again.close()
+        pages = [event for event in receiver.accepted if "event_action" in event]
+        names = [p["payload"]["custom_details"]["labels"]["breaker_name"] for p in pages]
+        assert sorted(names) == ["first", "second"]
+        assert len(receiver.accepted) == 4
+    raw = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert ROUTING_KEY.encode() not in raw
+
+
+async def test_calls_at_once_with_a_state_folder_are_each_sent_once(tmp_path: Path) -> None:
+    with FaultyReceiver() as receiver:
+        made = durable(tmp_path, receiver)
+        told = await asyncio.gather(
+            *(made.send_circuit_breaker_alert(f"b{number}", 1) for number in range(5))
+        )
+        made.close()
+        assert told == [{"pagerduty": True, "slack": True}] * 5
+        assert len(receiver.accepted) == 10
+
+
+async def test_a_refusal_for_good_is_false_and_stands_in_nobodys_way(tmp_path: Path) -> None:
+    with FaultyReceiver() as receiver:
+        made = durable(tmp_path, receiver, route={"receivers": ["pagerduty"]})
+        receiver.plan(400)
+        assert await made.send_circuit_breaker_alert("a", 1) == {"pagerduty": False}
+        assert await made.send_circuit_breaker_alert("b", 1) == {"pagerduty": True}
+        made.close()
+
+
+async def test_the_calls_follow_a_routing_tree() -> None:
+    with FaultyReceiver() as receiver:
+        tree = {
+            "receivers": ["slack"],
+            "routes": [{"matchers": ['breaker_name="big"'], "receivers": ["pagerduty"]}],
+        }
+        made = AlertManager(
+            ROUTING_KEY,
+            receiver.url(HOOK_PATH),
+            pagerduty_url=receiver.url("/v2/enqueue"),
+            route=tree,
+        )
+        assert await made.send_circuit_breaker_alert("big", 1) == {"pagerduty": True}
+        assert await made.send_circuit_breaker_alert("small", 1) == {"slack": True}
+
+
+def test_one_process_at_a_time_holds_a_state_folder(tmp_path: Path) -> None:
+    with FaultyReceiver() as receiver:
+        made = durable(tmp_path, receiver)
+        with pytest.raises(BusyError):
+            durable(tmp_path, receiver)
+        made.close()
