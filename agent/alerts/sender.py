@@ -10,7 +10,8 @@ Each destination has a task and a thread of its own, so that one that hangs dela
    tell another destination; else leave it in the queue and pause the whole destination
 
 The pause belongs to the destination and not to the message: when a receiver is down, a hundred
-queued pages knock at its door as one. It ends early when the configuration is reloaded.
+queued pages knock at its door as one. It ends early when a reload changes the
+destination.
 """
 
 from __future__ import annotations
@@ -104,13 +105,14 @@ class Sender:
         self._not_before = self._clock.monotonic()
         self.wake()
 
-    def replace(self, notifier: Notifier) -> None:
-        """Go on with another configuration of the same destination."""
+    def replace(self, notifier: Notifier, *, hurry: bool = True) -> None:
+        """Go on with another configuration of the same destination; with `hurry`, at once."""
         old, self.notifier = self.notifier, notifier
         if notifier.credential is not None and old.credential is not None:
             notifier.credential.inherit(old.credential)
         self._thread.submit(old.close)  # behind a send that may be under way
-        self.hurry()
+        if hurry:
+            self.hurry()
 
     def refresh(self, standing: Callable[[], list[Notification]]) -> None:
         """Tell a receiver that forgets again what fires, when it is time; called once a tick.
@@ -271,14 +273,15 @@ class Sender:
         await attempt
 
     def _want(self, told: Notification) -> None:
-        """A resolve goes by the credential of its trigger, where that is still known."""
+        """A resolve or a repeat goes by its trigger's credential, where that is still known."""
         credential = self.notifier.credential
         if credential is None:
             return
         credential.wanted = None
         openings = self._outbox.openings
         mark = openings.credential(self.name, told.dedup_key)
-        if told.status == "resolved" and mark and told.dedup_key not in self._by_current:
+        again = told.status == "resolved" or told.repeated
+        if again and mark and told.dedup_key not in self._by_current:
             credential.wanted = lambda value: openings.mark(value) == mark
 
     def _accepted(self, items: list[Item]) -> None:

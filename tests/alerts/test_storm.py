@@ -243,6 +243,8 @@ async def test_a_resolve_goes_by_the_routing_key_of_its_trigger_after_a_rotation
         keys.append(NEW)
         await bench.queue("pagerduty", [notification("new")])
         await bench.emptied()
+        await bench.queue("pagerduty", [notification("old", repeated=True)])
+        await bench.emptied()
         for key in ("old", "new"):
             await bench.queue("pagerduty", [notification(key, "resolved")])
             await bench.emptied()
@@ -250,6 +252,7 @@ async def test_a_resolve_goes_by_the_routing_key_of_its_trigger_after_a_rotation
         assert used == [
             ("old", "trigger", ROUTING_KEY),
             ("new", "trigger", NEW),
+            ("old", "trigger", ROUTING_KEY),
             ("old", "resolve", ROUTING_KEY),
             ("new", "resolve", NEW),
         ]
