@@ -1,6 +1,6 @@
 """Kill -9, a full disk and a broken disk at each call of a whole agent's deployment.
 
-By default every second (kill), fifth and fourth call is hit, for the sake of the clock;
+By default every third (kill), eighth and seventh call is hit, for the sake of the clock;
 JULES_EVERY_CALL=all hits each one in all three ways.
 """
 
@@ -34,9 +34,9 @@ def preload(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("mode", "first", "stride"),
     [
-        ("kill", 1, 1 if ALL else 2),
-        ("ENOSPC", 1, 1 if ALL else 5),
-        ("EIO", 1, 1 if ALL else 4),
+        ("kill", 1, 1 if ALL else 3),
+        ("ENOSPC", 1, 1 if ALL else 8),
+        ("EIO", 1, 1 if ALL else 7),
     ],
 )
 def test_whatever_call_is_hit_the_next_start_finds_a_whole_version_and_tells_the_truth(
