@@ -5,8 +5,9 @@
 2. from a good trial on these metrics are taken from here alone, the others from the whole scrape:
    neither makes a series of the other stale
 3. a fast scrape that fails hands its metrics back to the whole scrape, which decides whether the
-   target is down; nothing goes stale for it. Trials begin again after a pause that doubles, or as
-   soon as the target comes back up
+   target is down; nothing goes stale for it. Trials begin again after a pause that doubles
+4. while the whole scrape fails the target is down, and its fast lane with it; trials begin again as
+   soon as it is back
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class FastLane:
         clock: Clock,
     ) -> None:
         self.live = False
+        self.up = False
+        """Whether the last whole scrape was good: only then is there a fast lane."""
         self.note = ""
         self._target = target
         self._labels = labels
@@ -76,7 +79,9 @@ class FastLane:
     @property
     def wanted(self) -> bool:
         """Whether there is something to ask for, and it is time to ask."""
-        return bool(self._names) and (self.live or self._clock.monotonic() >= self._retry_at)
+        if not self._names or not self.up:
+            return False
+        return self.live or self._clock.monotonic() >= self._retry_at
 
     async def scrape(self, at: UnixTime) -> None:
         """Fetch and hand over; a failure is recorded, never raised."""
@@ -86,8 +91,8 @@ class FastLane:
         names = self._names
         try:
             body = await self._fetcher.body(self._url, self._deadline, self._max_body)
-            if names is not self._names:
-                return  # a reload came in between
+            if names is not self._names or not self.up:
+                return  # a reload, or the end of the target, came in between
             if not self.live and not self._trial(body):
                 return
             self._store.ingest(self._labels, at, body, fast=True)

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 _COMMENT, _UNWATCHED, _NO_ROOM = -1, -2, -3
 _PLAIN_NUMBER = b"0123456789+-.eEnNaAiIfF"
 _FEW = 1000
+_MOST_LINES = 250_000
+"""Lines of one body. Beyond it, reading them would hold up every other target."""
+_AHEAD_MS = 600_000
+"""How far before its scrape a sample may be stamped: Prometheus's own bound."""
 _REMEDY = "fix what the target exposes; `promtool check metrics` shows the same"
 
 
@@ -87,6 +91,11 @@ class Target:
             if self._wants(store, self._segments[slot].series.labels.get(NAME))
         }
 
+    @property
+    def newest(self) -> int:
+        """When its newest column was, in milliseconds; 0 before the first."""
+        return self._axis.times[-1] if self._axis.times else 0
+
     def keep_to(self, store: SeriesStore, on_fast: frozenset[str]) -> None:
         """Read what this lane is to read when `on_fast` are the metrics of the fast one."""
         if on_fast != self._on_fast:
@@ -126,10 +135,21 @@ class Target:
             for append, value in zip(self._appends, read.row, strict=True):
                 append(value)  # type: ignore[arg-type]
             kept, dropped = len(read.row), 0
-        for labels, when, value in read.stamped:
-            kept += store.stamp(self.stamped, labels, when, value)
+        kept_stamped, out_of_bounds = self._stamp(store, at, read)
         store.trim(self._axis, at)
-        return Ingested(read.samples, kept, dropped + read.no_room)
+        dropped += read.no_room + out_of_bounds
+        return Ingested(read.samples, kept + kept_stamped, dropped)
+
+    def _stamp(self, store: SeriesStore, at: int, read: _Read) -> tuple[int, int]:
+        """Put in what has a time of its own; one that no query could ever reach is dropped."""
+        kept = dropped = 0
+        for labels, when, value in read.stamped:
+            if at - store.retention * 1000 <= when <= at + _AHEAD_MS:
+                kept += store.stamp(self.stamped, labels, when, value)
+            else:
+                dropped += 1
+        store.dropped += dropped
+        return kept, dropped
 
     def _begin(self, store: SeriesStore, at: int, column: int, read: _Read) -> None:
         """Give the counters that were born since the last scrape their sample of zero."""
@@ -142,6 +162,10 @@ class Target:
                 self._appends[slot] = segment.values.append
 
     def _read(self, store: SeriesStore, body: bytes) -> _Read:
+        if body.count(b"\n") > _MOST_LINES:
+            raise ExpositionError(
+                f"the exposition has more than {_MOST_LINES} lines", "expose fewer series"
+            )
         lines = _text(body).split("\n")
         while lines and not lines[-1]:
             lines.pop()

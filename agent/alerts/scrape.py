@@ -78,6 +78,7 @@ class Scraper:
             if self._retired:
                 return
             took = self._clock.monotonic() - began
+            self.fast.up = False
             self.fast.hand_back()
             self._store.fail(self.labels, at)
             self.seen.up = False
@@ -90,6 +91,7 @@ class Scraper:
             self.seen.up = True
             self.seen.last_error = None
             self.seen.last_good = self._clock.monotonic()
+            self.fast.up = True
         self.seen.last_scrape = at
         self.seen.seconds = took
         outcome = "ok" if self.seen.up else "error"

@@ -93,9 +93,10 @@ class SeriesStore:
 
     def fail(self, target: Mapping[str, str], at: float) -> None:
         """A scrape of `target` failed at `at`: all its series become stale, on both lanes."""
-        for lane in (False, True):
-            if not lane or _key(target, True) in self._targets:
-                self._target(target, lane).fail(self, _ms(at))
+        self._target(target, False).fail(self, _ms(at))
+        fast = self._targets.get(_key(target, True))
+        if fast is not None:  # its newest column may be younger than the scrape that failed
+            fast.fail(self, max(_ms(at), fast.newest + 1))
 
     def divide(self, target: Mapping[str, str], fast: frozenset[str]) -> None:
         """From now on the metrics `fast` of `target` are taken from its fast lane alone, and the
@@ -200,7 +201,8 @@ class SeriesStore:
             series = family.series[labels.key] = Series(labels)
             self._changed(family, 1)
         elif series.segments and _in_the_way(series.segments[-1], axis):
-            self.dropped += 1
+            # A lane that takes over is only late by a scrape: that is no sample lost.
+            self.dropped += series.segments[-1].axis.owner != axis.owner or axis.owner is None
             return None
         segment = Segment(series, axis, column)
         series.segments.append(segment)

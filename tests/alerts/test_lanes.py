@@ -121,6 +121,31 @@ def test_neither_lane_makes_a_series_of_the_other_stale_and_changing_lanes_loses
     assert store.dropped == 0
 
 
+def test_a_whole_scrape_that_fails_late_does_not_forget_what_the_fast_lane_saw_since(
+    store: SeriesStore,
+) -> None:
+    store.divide(TARGET, frozenset({"a_total"}))
+    store.ingest(TARGET, T0 - 1, b"a_total 1\n", fast=True)
+    store.ingest(TARGET, T0 + 0.25, b"a_total 1\n", fast=True)
+    store.ingest(TARGET, T0 + 0.5, b"a_total 2\n", fast=True)
+    store.fail(TARGET, T0)
+    assert values(store, 0.6, "a_total") == []
+    assert values(store, 0.6, "increase(a_total[1m]) >= 1") != []
+
+
+def test_a_lane_that_takes_over_with_an_older_stamp_waits_for_its_next_scrape(
+    store: SeriesStore,
+) -> None:
+    store.divide(TARGET, frozenset({"a"}))
+    store.ingest(TARGET, T0 + 0.25, b"a 1\n", fast=True)
+    store.divide(TARGET, frozenset())
+    store.ingest(TARGET, T0, b"a 2\n")
+    assert values(store, 0.5, "a") == [1.0]
+    assert store.dropped == 0
+    store.ingest(TARGET, T0 + 1, b"a 3\n")
+    assert values(store, 1, "a") == [3.0]
+
+
 def test_a_target_that_is_down_takes_both_lanes_along(store: SeriesStore) -> None:
     store.divide(TARGET, frozenset({"a"}))
     store.ingest(TARGET, T0, b"b 1\n")
@@ -138,7 +163,7 @@ class Trader:
         self.depth = Gauge("depth", "Depth.", registry=self.registry)
         self.fast = self.whole = 0
         self.deaf = False
-        self.refuses_fast = False
+        self.refuses_fast = self.refuses_whole = False
         self.pause = 0.0
         owner = self
 
@@ -156,7 +181,8 @@ class Trader:
                 if names and not owner.deaf:
                     chosen = owner.registry.restricted_registry(names)  # type: ignore[assignment]
                 body = generate_latest(chosen)
-                self.send_response(500 if names and owner.refuses_fast else 200)
+                refused = owner.refuses_fast if names else owner.refuses_whole
+                self.send_response(500 if refused else 200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
@@ -256,6 +282,24 @@ async def test_a_fast_scrape_that_fails_resolves_nothing(bench: Bench, trader: T
     await both(job, 3)
     assert bench.alerts() == {"Tripped": "firing"}
     assert job.snapshot()["targets"][0]["fast_lane"] is False
+
+
+async def test_a_target_whose_whole_scrape_fails_is_down_and_its_fast_lane_does_not_flap(
+    bench: Bench, trader: Trader
+) -> None:
+    job = start(bench, trader.url)
+    await both(job, 0)
+    trader.trips.labels("x")
+    await both(job, 1)
+    trader.refuses_whole = True
+    asked = trader.fast
+    for second in range(2, 6):
+        await both(job, second)
+        assert promql("trips_total").instant(job.store, T0 + second + 0.3) == []
+    assert trader.fast == asked
+    trader.refuses_whole = False
+    await both(job, 6)
+    assert job.snapshot()["targets"][0]["fast_lane"] is True
 
 
 async def test_no_fast_lane_is_asked_for_when_it_is_switched_off(
