@@ -137,11 +137,7 @@ def _secrets(parent: argparse.ArgumentParser, common: argparse.ArgumentParser) -
 
 def _bundle(parent: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
     verb = _group(parent, common)
-    publish = verb("publish", "bundle:publish", "put a bundle into a folder store and its channel")
-    publish.add_argument("source", metavar="DIR", help="folder with the bundle's files")
-    publish.add_argument("--store", metavar="FOLDER", help="default: bundles.store.path")
-    publish.add_argument("--version", help="default: what metadata.json says")
-    publish.add_argument("--channel", help="default: the environment's name")
+    _publishing(verb)
     deploy = verb("deploy", "bundle:deploy", "deploy a version from the store, or from --source")
     deploy.add_argument("version")
     deploy.add_argument("--source", metavar="DIR", help="take the files from DIR")
@@ -168,6 +164,41 @@ def _bundle(parent: argparse.ArgumentParser, common: argparse.ArgumentParser) ->
     diff = verb("diff", "standing:diff", "what differs between two versions on disk")
     diff.add_argument("version", metavar="V1")
     diff.add_argument("other", metavar="V2")
+
+
+def _publishing(verb: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
+    pack = verb("pack", "publishing:pack", "write the manifest of a bundle's folder")
+    sign = verb("sign", "publishing:sign", "add a signature to a packed folder")
+    verify = verb("verify", "publishing:verify", "prove a packed folder as an agent would")
+    publish = verb("publish", "publishing:publish", "put a bundle into a store and its channel")
+    for made in (pack, sign, verify, publish):
+        made.add_argument("source", metavar="DIR", help="folder with the bundle's files")
+    point = verb("point", "publishing:point", "make a channel ask for a version in the store")
+    point.add_argument("version")
+    point.add_argument("--back", action="store_true", help="allow an older one; needs a key")
+    point.add_argument(
+        "--from", dest="since", type=int, metavar="SEQUENCE", help="default: the channel's now"
+    )
+    point.add_argument("--valid", default="24h", metavar="TIME", help="how long --back counts")
+    for made in (publish, point):
+        made.add_argument("--store", metavar="FOLDER", help="default: bundles.store")
+        made.add_argument("--channel", help="default: the environment's name")
+    for made in (pack, publish):
+        made.add_argument("--version", help="default: what metadata.json says")
+        made.add_argument("--sequence", type=int, metavar="N", help="when signing: the time")
+        made.add_argument("--expires", metavar="TIME", help="such as 90d; default: never")
+        made.add_argument("--requires-agent", metavar="X.Y.Z", help="oldest release that will do")
+    for made in (sign, publish, point):
+        made.add_argument("--key", metavar="FILE", help="Ed25519 private key in PEM, mode 0600")
+        made.add_argument("--key-secret", metavar="NAME", help="the key, from the local store")
+        made.add_argument("--key-id", metavar="ID", help="as bundles.trust.keys names it")
+    verify.add_argument(
+        "--trust", action="append", metavar="ID=KEY", help="default: bundles.trust.keys"
+    )
+    verify.add_argument("--threshold", type=int, default=1, metavar="N", help="signatures needed")
+    key = verb("new-key", "publishing:new_key", "make a private key; prints its public half")
+    key.add_argument("file", metavar="FILE")
+    key.add_argument("--key-id", default="release", metavar="ID")
 
 
 def _alerts(parent: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:

@@ -33,6 +33,7 @@ from agent.configrouting import (
     Storm,
 )
 from agent.configsecrets import Audit, Secrets
+from agent.configstores import Trust
 from agent.configtypes import Duration, FilePath, HttpUrl, Positive, Section, Size
 from agent.units import AbsolutePath, Bytes, Seconds
 
@@ -102,6 +103,7 @@ class Bundles(Section):
     require_manifest: bool | None = Field(
         None, description="Default: true in production, false elsewhere."
     )
+    trust: Trust = Trust()
     health: TraderHealth = TraderHealth()
     bake: Bake = Bake()
     freeze: tuple[FreezeWindow, ...] = Field(
@@ -231,6 +233,7 @@ class Config(Section):
         if self.secrets.wipe_on_exit is not None and self.secrets.wipe_on_exit > self.grace_period:
             raise ValueError("secrets.wipe_on_exit is longer than grace_period: nobody would wait")
         self._check_order()
+        self._check_trust()
         return self
 
     def _check_order(self) -> None:
@@ -242,6 +245,16 @@ class Config(Section):
                     f"secrets.{name} is configured, and not in the order of {self.environment}: "
                     "name it in secrets.chain.order"
                 )
+
+    def _check_trust(self) -> None:
+        """Where a signature is demanded and no key could ever judge one, nothing would go live."""
+        bundles = self.bundles
+        demanded = bundles.trust.demanded(production=self.environment == "production")
+        if bundles.enabled and bundles.store and demanded and not bundles.trust.keys:
+            raise ValueError(
+                "bundles.trust.keys names no key, and bundles must be signed here: name the"
+                " publisher's (`jules-agent bundle new-key`), or set bundles.trust.required: false"
+            )
 
     @property
     def state_path(self) -> AbsolutePath:

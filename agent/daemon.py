@@ -136,6 +136,7 @@ class Daemon:
                 config.bundles,
                 channel=config.channel,
                 manifest_required=config.manifest_required,
+                production=config.environment == "production",
                 db=self._db,
                 audit=self._audit,
                 recorder=self._recorder,

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from agent.bundles.errors import RejectedError
-from agent.bundles.model import MANIFEST
+from agent.bundles.model import MANIFEST, SIGNATURES
 from agent.bundles.stores.base import StoreFile
 from agent.fs import TEMP_PREFIX
 from agent.units import Bytes
@@ -23,7 +23,7 @@ from agent.units import Bytes
 MAX_DEPTH = 8
 MAX_PATH = 1024
 MAX_COMPONENT = 255
-RESERVED = (MANIFEST, "manifest.sig")
+RESERVED = (MANIFEST, SIGNATURES)
 """Files that describe a version and are not part of it."""
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -24,7 +24,8 @@ from agent.bundles.model import Desired, Manifest, digest_of
 from agent.bundles.orders import Orders
 from agent.bundles.staging import stage
 from agent.bundles.stores.base import Store
-from agent.bundles.stores.folder import FolderStore
+from agent.bundles.stores.make import make_store
+from agent.bundles.trust import Proof, Trust
 from agent.bundles.verdicts import Verdicts
 from agent.bundles.verified import Verified, sound, verify
 from agent.clock import Clock
@@ -40,6 +41,7 @@ def init_bundle(
     *,
     channel: str,
     manifest_required: bool,
+    production: bool = False,
     state_dir: Path,
     audit: AuditLog,
     clock: Clock,
@@ -55,7 +57,8 @@ def init_bundle(
     layout = Layout(Path(config.root))
     layout.prepare()
     orders, now = Orders(state_dir), clock.now()
-    work = _Init(config, layout, Verdicts(state_dir), audit, manifest_required, orders, now)
+    trust = Trust(config.trust, state_dir, channel=channel, production=production)
+    work = _Init(config, layout, Verdicts(state_dir), audit, manifest_required, orders, now, trust)
     with layout.lock(f"a change of {layout.root}"):
         began = clock.monotonic()
         version = work.run(channel)
@@ -73,6 +76,7 @@ class _Init:
         manifest_required: bool,
         orders: Orders,
         now: UnixTime,
+        trust: Trust,
     ) -> None:
         self._config = config
         self._layout = layout
@@ -82,6 +86,7 @@ class _Init:
         self._verified = Verified()
         self._orders = orders
         self._now = now
+        self._trust = trust
 
     def run(self, channel: str) -> Version:
         for what in reconcile(self._layout, (), adopt=not self._manifest_required):
@@ -143,7 +148,8 @@ class _Init:
                     "no bundle is live and no store is configured", "set bundles.store"
                 )
             return None
-        store = FolderStore(Path(self._config.store.path))
+        store = make_store(self._config)
+        assert store is not None
         desired = store.desired(channel)
         if desired is None:
             raise MissingError(
@@ -166,7 +172,7 @@ class _Init:
                 self._note("bundle.init", live.version, "kept", stopped)
                 return None
         if reason is None:
-            return store, Desired(desired.version, digest)
+            return store, Desired(desired.version, digest, desired.way_back)
         if live is None:
             raise RejectedError(reason, f"deploy a good version, or remove {desired.version}'s ban")
         return None
@@ -180,6 +186,7 @@ class _Init:
             manifest_required=self._manifest_required,
             digest=desired.digest,
             verified=self._verified,
+            proof=Proof(self._trust, self._now, person=False, way_back=desired.way_back),
         )
         forward(self._layout, desired.version)
         if live is None:  # what was live before, if anything, was not good

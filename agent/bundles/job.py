@@ -15,6 +15,7 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,12 @@ from agent.bundles.keeping import Keeping
 from agent.bundles.layout import Layout
 from agent.bundles.model import Desired
 from agent.bundles.orders import Orders
-from agent.bundles.progress import Tools, damaged
+from agent.bundles.progress import CHANNEL_ACTOR, Tools, damaged
 from agent.bundles.rollouts import Rollouts, digest_here, stored_digest
 from agent.bundles.stores.base import Store, Watch
-from agent.bundles.stores.folder import FolderStore
+from agent.bundles.stores.make import make_store
 from agent.bundles.threads import in_thread
+from agent.bundles.trust import Trust
 from agent.bundles.verdicts import Verdicts
 from agent.bundles.view import conditions, snapshot
 from agent.clock import Clock
@@ -61,6 +63,7 @@ class BundlesJob:
         *,
         channel: str,
         manifest_required: bool,
+        production: bool = False,
         db: StateDB,
         audit: AuditLog,
         recorder: Recorder,
@@ -70,24 +73,23 @@ class BundlesJob:
         told: RolloutTold | None = None,
         roll: Callable[[], float] = random.random,
     ) -> None:
-        """Nothing is touched on disk but the state.
-
-        Raises:
-            AgentError: a bake gate cannot be evaluated here.
-        """
+        """Nothing is touched on disk but the state; raises AgentError as `prepare` does."""
         self.config = config
         self.channel = channel
+        state = Path(db.path).parent
+        self._trust = partial(Trust, folder=state, channel=channel, production=production)
         self.tools = Tools(
             Layout(config.root),
             History(db, audit, recorder, clock),
-            Verdicts(Path(db.path).parent),
-            Orders(Path(db.path).parent),
+            Verdicts(state),
+            Orders(state),
             recorder,
             clock,
             secret_gate,
             metric_gate,
             last_flip=clock.monotonic(),
             told=told,
+            trust=self._trust(config.trust),
         )
         self._check_gates(config)
         self._wake = asyncio.Event()
@@ -100,7 +102,7 @@ class BundlesJob:
         )
         self.keeping = Keeping(self.rollouts, audit)
         self.tools.reclaimable = lambda: self.keeping.reclaimable(self.desired)
-        self.store = _store(config)
+        self.store = make_store(config)
         self.desired: Desired | None = None
         self.store_error: str | None = "not asked yet" if self.store else None
         self.store_asked_at: UnixTime | None = None
@@ -316,7 +318,7 @@ class BundlesJob:
                 store,
                 digest,
                 desired,
-                actor="channel",
+                actor=CHANNEL_ACTOR,
                 force=False,
                 why=f"channel {self.channel}",
             )
@@ -374,12 +376,13 @@ class BundlesJob:
         if section.root != self.config.root:
             raise UsageError("bundles.root cannot change while running", "restart the agent")
         self._check_gates(section)
-        store = self.store if section.store == self.config.store else _store(section)
+        store = self.store if section.store == self.config.store else make_store(section)
 
         def commit() -> None:
             if store is not self.store:
                 self.store_error = "not asked yet" if store else None
             self.config = self.rollouts.config = section
+            self.tools.trust = self._trust(section.trust)
             self.store = store
             self._wake.set()
 
@@ -390,7 +393,3 @@ class BundlesJob:
         if gate is not None:
             for item in section.bake.gates:
                 gate.validate(item.expr)
-
-
-def _store(config: Bundles) -> Store | None:
-    return FolderStore(Path(config.store.path)) if config.store else None

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,21 @@ from agent.bundles.folders import (
     open_file,
     opened_folder,
 )
-from agent.bundles.model import MANIFEST, Desired, FileEntry, Manifest
-from agent.units import Bytes, Digest, Version
+from agent.bundles.model import MANIFEST, NO_TERMS, Desired, FileEntry, Manifest, Terms, WayBack
+from agent.units import Bytes, Digest, UnixTime, Version
 
 SCHEMA = 1
 MAX_DOCUMENT = 4 * 1024**2
 MAX_ENTRIES = 20_000
 MAX_FILE = 2**50
+MAX_SEQUENCE = 2**53 - 1
+"""The largest whole number that every JSON reader keeps exact."""
 CHUNK = 1024**2
 
 _VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,127}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_RELEASE = re.compile(r"\d{1,6}(\.\d{1,6}){1,2}")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
 def check_version(text: str) -> Version:
@@ -77,8 +82,8 @@ def sha256_file(file: int | Path) -> Digest:
     return Digest("sha256:" + hasher.hexdigest())
 
 
-def build_manifest(folder: Path, version: Version) -> Manifest:
-    """The manifest of what `folder` holds; the same content gives the same bytes.
+def build_manifest(folder: Path, version: Version, terms: Terms = NO_TERMS) -> Manifest:
+    """The manifest of what `folder` holds; the same content and terms give the same bytes.
 
     Raises:
         RejectedError: the folder holds something that no manifest can name.
@@ -94,10 +99,12 @@ def build_manifest(folder: Path, version: Version) -> Manifest:
             finally:
                 os.close(fd)
             entries.append(FileEntry(file.path, Bytes(size), digest))
-    return compose_manifest(version, entries)
+    return compose_manifest(version, entries, terms)
 
 
-def compose_manifest(version: Version, entries: list[FileEntry]) -> Manifest:
+def compose_manifest(
+    version: Version, entries: list[FileEntry], terms: Terms = NO_TERMS
+) -> Manifest:
     """The manifest of `entries`, as canonical JSON: sorted, indented, one line end at the end.
 
     Raises:
@@ -107,7 +114,12 @@ def compose_manifest(version: Version, entries: list[FileEntry]) -> Manifest:
         {"path": entry.path, "size": entry.size, "digest": entry.digest}
         for entry in sorted(entries, key=lambda entry: entry.path)
     ]
-    tree = {"schema": SCHEMA, "version": version, "files": files, "requires": {}}
+    tree: dict[str, Any] = {"schema": SCHEMA, "version": version, "files": files}
+    tree["requires"] = {"agent": terms.agent} if terms.agent is not None else {}
+    if terms.sequence is not None:
+        tree["sequence"] = terms.sequence
+    if terms.expires is not None:
+        tree["expires"] = format_time(terms.expires)
     return parse_manifest((json.dumps(tree, indent=1, ensure_ascii=False) + "\n").encode())
 
 
@@ -117,16 +129,57 @@ def parse_manifest(raw: bytes) -> Manifest:
     Raises:
         RejectedError: anything in it is not as the format says; names the entry.
     """
-    tree = _object(raw, MANIFEST, {"schema", "version", "files", "requires"})
-    requires = tree.get("requires", {})
-    if not isinstance(requires, dict):
-        raise RejectedError(f"{MANIFEST}: `requires` is not an object")
+    tree = _object(raw, MANIFEST, {"schema", "version", "files", "requires", "sequence", "expires"})
+    terms = _terms(tree)
     listed = tree.get("files")
     if not isinstance(listed, list) or not 0 < len(listed) <= MAX_ENTRIES:
         raise RejectedError(f"{MANIFEST}: `files` is not a list of 1 to {MAX_ENTRIES} files")
     files = tuple(_entry(number, item) for number, item in enumerate(listed))
     check_distinct((entry.path for entry in files), MANIFEST)
-    return Manifest(_version(tree, MANIFEST), files, raw, requires)
+    return Manifest(_version(tree, MANIFEST), files, raw, terms)
+
+
+def _terms(tree: dict[str, Any]) -> Terms:
+    requires = tree.get("requires", {})
+    if not isinstance(requires, dict) or set(requires) - {"agent"}:
+        raise RejectedError(
+            f"{MANIFEST}: `requires` is not an object of at most `agent`",
+            "a newer agent may be needed",
+        )
+    agent = requires.get("agent")
+    if agent is not None and not (isinstance(agent, str) and _RELEASE.fullmatch(agent)):
+        raise RejectedError(f"{MANIFEST}: requires.agent is no release such as 1.2.0")
+    sequence = tree.get("sequence")
+    if sequence is not None and (type(sequence) is not int or not 0 < sequence <= MAX_SEQUENCE):
+        raise RejectedError(f"{MANIFEST}: `sequence` is no whole number from 1 to {MAX_SEQUENCE}")
+    expires = tree.get("expires")
+    return Terms(sequence, None if expires is None else parse_time(expires, MANIFEST), agent)
+
+
+def parse_time(value: object, where: str) -> UnixTime:
+    """A time in UTC, written as `2026-01-31T00:00:00Z`; raises RejectedError."""
+    if isinstance(value, str) and _TIME.fullmatch(value):
+        try:
+            return UnixTime(datetime.fromisoformat(value).timestamp())
+        except ValueError:
+            pass
+    raise RejectedError(f"{where}: a time is written as 2026-01-31T00:00:00Z")
+
+
+def format_time(at: UnixTime) -> str:
+    """What `parse_time` reads; whole seconds."""
+    return datetime.fromtimestamp(int(at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def why_too_old(terms: Terms, agent: str) -> str | None:
+    """Why release `agent` of this program is too old for a manifest; None when it is not."""
+    if terms.agent is None or _release(agent) >= _release(terms.agent):
+        return None
+    return f"it needs jules-agent {terms.agent} or newer; this is {agent}"
+
+
+def _release(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".")[:3] if part.isdigit())
 
 
 def _entry(number: int, item: object) -> FileEntry:
@@ -150,19 +203,40 @@ def parse_channel(raw: bytes) -> Desired:
     Raises:
         RejectedError: it is not complete JSON, or holds what this agent does not know.
     """
-    tree = _object(raw, "channel document", {"schema", "version", "digest"})
+    where = "channel document"
+    tree = _object(raw, where, {"schema", "version", "digest", "way_back"})
     digest = tree.get("digest")
     return Desired(
-        _version(tree, "channel document"),
-        None if digest is None else check_digest(digest, "channel document"),
+        _version(tree, where),
+        None if digest is None else check_digest(digest, where),
+        _way_back(tree["way_back"], f"{where}: way_back") if "way_back" in tree else None,
     )
 
 
-def channel_document(version: Version, digest: Digest | None) -> bytes:
+def _way_back(tree: object, where: str) -> WayBack:
+    if not isinstance(tree, dict) or set(tree) != {"from", "until", "signatures"}:
+        raise RejectedError(f"{where} is not an object of `from`, `until` and `signatures`")
+    since, signatures = tree["from"], tree["signatures"]
+    if type(since) is not int or not 0 < since <= MAX_SEQUENCE:
+        raise RejectedError(f"{where}: `from` is no sequence")
+    if not isinstance(signatures, list) or not all(isinstance(item, dict) for item in signatures):
+        raise RejectedError(f"{where}: `signatures` is not a list of signatures")
+    return WayBack(since, parse_time(tree["until"], where), tuple(signatures))
+
+
+def channel_document(
+    version: Version, digest: Digest | None, way_back: WayBack | None = None
+) -> bytes:
     """The bytes of a channel document that asks for `version` with this manifest digest."""
     tree: dict[str, Any] = {"schema": SCHEMA, "version": version}
     if digest is not None:
         tree["digest"] = digest
+    if way_back is not None:
+        tree["way_back"] = {
+            "from": way_back.since,
+            "until": format_time(way_back.until),
+            "signatures": list(way_back.signatures),
+        }
     return (json.dumps(tree) + "\n").encode()
 
 

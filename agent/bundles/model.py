@@ -11,6 +11,7 @@ from agent.units import Bytes, Digest, Seconds, UnixTime, Version
 
 REQUIRED_FILES = ("policy.pt", "value_function.pt", "config.yaml", "metadata.json")
 MANIFEST = "manifest.json"
+SIGNATURES = "manifest.sig"
 
 
 class State(Enum):
@@ -51,13 +52,26 @@ class FileEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms a version may go live. `sequence` only grows from one published version to the
+    next; after `expires` it is no longer brought; `agent` is the oldest release that will do."""
+
+    sequence: int | None = None
+    expires: UnixTime | None = None
+    agent: str | None = None
+
+
+NO_TERMS = Terms()
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """What a version consists of. `raw` is the document's exact bytes, which a signature covers."""
 
     version: Version
     files: tuple[FileEntry, ...]
     raw: bytes = field(repr=False)
-    requires: dict[str, Any] = field(default_factory=dict)
+    terms: Terms = NO_TERMS
 
     @property
     def digest(self) -> Digest:
@@ -71,11 +85,21 @@ class Manifest:
 
 
 @dataclass(frozen=True, slots=True)
+class WayBack:
+    """A signed leave to go back from sequence `since` to what the channel names, until a time."""
+
+    since: int
+    until: UnixTime
+    signatures: tuple[dict[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Desired:
     """What a channel document asks for. `digest` is the manifest's, where the document names it."""
 
     version: Version
     digest: Digest | None = None
+    way_back: WayBack | None = None
 
 
 @dataclass(slots=True)

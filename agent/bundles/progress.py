@@ -21,9 +21,10 @@ from agent.bundles.health import TraderProbe
 from agent.bundles.history import History
 from agent.bundles.hooks import Flip, tell
 from agent.bundles.layout import Layout
-from agent.bundles.model import Rollout, State, Step
+from agent.bundles.model import Rollout, State, Step, WayBack
 from agent.bundles.orders import Orders
 from agent.bundles.threads import in_thread
+from agent.bundles.trust import Proof, Trust
 from agent.bundles.verdicts import Verdicts
 from agent.bundles.verified import Verified, verify
 from agent.clock import Clock
@@ -36,6 +37,9 @@ from agent.units import Bytes, Monotonic, Seconds, UnixTime, Version
 
 T = TypeVar("T")
 _log = get_logger(__name__)
+
+CHANNEL_ACTOR = "channel"
+"""Who asks for a rollout when no person does."""
 
 
 class AbortedError(BundleError):
@@ -62,6 +66,8 @@ class Tools:
     told: RolloutTold | None = None
     reclaimable: Callable[[], Bytes] | None = None
     """What a collection of old versions would give back."""
+    trust: Trust | None = None
+    """Whose signatures count."""
     verified: Verified = field(default_factory=Verified)
 
     def good(self) -> list[Version]:
@@ -81,6 +87,7 @@ class Progress:
         *,
         manifest_required: bool,
         hotfix: bool = False,
+        way_back: WayBack | None = None,
     ) -> None:
         self.rollout = rollout
         self.section = section
@@ -91,6 +98,7 @@ class Progress:
         self._tools = tools
         self._manifest_required = manifest_required
         self._hotfix = hotfix
+        self._way_back_leave = way_back
         self._before: dict[str, float] = {}
         self._excused: frozenset[str] = frozenset()
         self._probe = TraderProbe(section.health)
@@ -123,6 +131,14 @@ class Progress:
     def _locked(self, work: Callable[[], T]) -> T:
         with self._tools.layout.lock(f"a change of {self._tools.layout.root}"):
             return work()
+
+    def _proof(self) -> Proof | None:
+        """By what the manifest is judged: only what a channel asks for may not lead backwards."""
+        trust = self._tools.trust
+        if trust is None:
+            return None
+        person = self.rollout.actor != CHANNEL_ACTOR
+        return Proof(trust, self._tools.clock.now(), person, self._way_back_leave)
 
     def _is_live(self) -> bool:
         return self._tools.layout.live() == self.rollout.version

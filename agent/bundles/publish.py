@@ -32,7 +32,9 @@ from agent.bundles.manifest import (
     compose_manifest,
     parse_manifest,
 )
-from agent.bundles.model import MANIFEST, FileEntry, Manifest
+from agent.bundles.model import MANIFEST, NO_TERMS, SIGNATURES, FileEntry, Manifest, Terms
+from agent.bundles.packing import Packed, Signer, Told, quiet, read_packed
+from agent.bundles.signing import add_signature
 from agent.bundles.stores.folder import BUNDLES, CHANNELS, FolderStore, check_channel
 from agent.bundles.validation import validate_bundle
 from agent.config import Limits
@@ -43,19 +45,39 @@ _FILE_MODE = 0o444
 _CHANNEL_MODE = 0o644
 
 
-def publish(source: Path, store: Path, version: str, channel: str) -> Manifest:
+def publish(
+    source: Path,
+    store: Path,
+    version: str,
+    channel: str,
+    *,
+    terms: Terms = NO_TERMS,
+    signer: Signer | None = None,
+    progress: Told = quiet,
+) -> Manifest:
     """Put the bundle in `source` into `store` as `version` and make `channel` ask for it.
 
+    Args:
+        source: its folder. A manifest.json in it is published as it stands, with its signatures.
+        store: the store's folder.
+        version: the bundle's version.
+        channel: whose document is replaced, unless somebody else has replaced it meanwhile.
+        terms: of the manifest, where the folder has none.
+        signer: signs the manifest as it is published.
+        progress: told the bytes done and the bytes in all.
+
     Raises:
-        RejectedError: the bundle is not sound, changed while it was copied, or `version` exists
-            with other content.
-        StoreError: the store cannot be written; the channel is as it was.
+        RejectedError: the bundle is not sound, changed since it was packed or while it was copied,
+            or `version` exists with other content.
+        StoreError: the store cannot be written, or the channel was changed by somebody else; the
+            channel is as it was.
     """
     named = check_version(version)
     check_channel(channel)
     bundles, channels = store / BUNDLES, store / CHANNELS
     try:
-        validate_bundle(source, None, limits=Limits(), version=named)
+        packed = read_packed(source, named)
+        validate_bundle(source, packed.manifest if packed else None, limits=Limits(), version=named)
         before = _stamps(source)
     except OSError as error:
         raise RejectedError(f"{source}: {error.strerror}", "make the bundle readable") from None
@@ -63,9 +85,13 @@ def publish(source: Path, store: Path, version: str, channel: str) -> Manifest:
         for folder in (bundles, channels):
             fs.make_dirs_durable(folder, _FOLDER_MODE)
         _sweep(bundles)
-        manifest = _existing(source, store, named) or _put(source, bundles, named, before)
-        document = channel_document(named, manifest.digest)
-        fs.write_durable(channels / f"{channel}.json", document, _CHANNEL_MODE)
+        seen = channel_bytes(store, channel)
+        manifest = _existing(source, store, named, packed)
+        if manifest is None:
+            manifest = _put(source, bundles, named, before, packed, terms, signer, progress)
+        else:
+            _sign_again(bundles / named, manifest, packed, signer)
+        swap_channel(store, channel, seen, channel_document(named, manifest.digest))
     except OSError as error:
         raise StoreError(
             f"folder {store}: {error.strerror}", "make it writable, with enough space, and retry"
@@ -73,7 +99,51 @@ def publish(source: Path, store: Path, version: str, channel: str) -> Manifest:
     return manifest
 
 
-def _existing(source: Path, store: Path, version: Version) -> Manifest | None:
+def channel_bytes(store: Path, channel: str) -> bytes | None:
+    """The channel document as it stands; None where there is none. Raises OSError."""
+    try:
+        return (store / CHANNELS / f"{check_channel(channel)}.json").read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def swap_channel(store: Path, channel: str, seen: bytes | None, document: bytes) -> None:
+    """Replace the channel document, if it still is what was `seen`.
+
+    Raises:
+        StoreError: somebody else replaced it.
+        OSError: the store cannot be written.
+    """
+    folder = store / CHANNELS
+    with opened_folder(folder) as fd:
+        fcntl.flock(fd, fcntl.LOCK_EX)  # let go with the descriptor
+        if channel_bytes(store, channel) != seen:
+            raise StoreError(
+                f"channel {channel} was changed by somebody else meanwhile",
+                "look at what it asks for now, and publish again if that is still meant",
+            )
+        fs.write_durable(folder / f"{channel}.json", document, _CHANNEL_MODE)
+
+
+def _sign_again(
+    folder: Path, manifest: Manifest, packed: Packed | None, signer: Signer | None
+) -> None:
+    """Add new signatures to a version that is out: that is how a key is rotated."""
+    path = folder / SIGNATURES
+    raw = path.read_bytes() if path.exists() else None
+    fresh = raw
+    if packed is not None and packed.manifest.raw == manifest.raw:
+        for item in packed.signatures:
+            fresh = add_signature(fresh, item)
+    if signer is not None:
+        fresh = add_signature(fresh, signer(manifest.raw))
+    if fresh is not None and fresh != raw:
+        fs.write_durable(path, fresh, _FILE_MODE)
+
+
+def _existing(
+    source: Path, store: Path, version: Version, packed: Packed | None
+) -> Manifest | None:
     """The manifest of the version that is there already, proved to be of the same content."""
     if not (store / BUNDLES / version).exists():
         return None
@@ -82,7 +152,8 @@ def _existing(source: Path, store: Path, version: Version) -> Manifest | None:
     ours = build_manifest(source, version)
     theirs = parse_manifest(raw) if raw is not None else None
     held = {file.path: file.size for file in there.files(version)}
-    if theirs is None or theirs.files != ours.files or held != _sizes(ours):
+    other = packed is not None and theirs is not None and packed.manifest.raw != theirs.raw
+    if theirs is None or other or theirs.files != ours.files or held != _sizes(ours):
         raise RejectedError(
             f"version {version} is in the store already, with other content",
             "publish under a new version: one that is out is never changed",
@@ -94,15 +165,28 @@ def _sizes(manifest: Manifest) -> dict[str, Bytes]:
     return {entry.path: entry.size for entry in manifest.files}
 
 
-def _put(source: Path, bundles: Path, version: Version, before: dict[str, _Stamp]) -> Manifest:
+def _put(
+    source: Path,
+    bundles: Path,
+    version: Version,
+    before: dict[str, _Stamp],
+    packed: Packed | None,
+    terms: Terms,
+    signer: Signer | None,
+    progress: Told,
+) -> Manifest:
     with _temporary(bundles) as temp:
-        entries = _copy(source, temp, before)
+        entries = _copy(source, temp, before, progress)
         if _stamps(source) != before:
             raise RejectedError(
                 f"{source} changed while it was published", "publish when it is complete"
             )
-        manifest = compose_manifest(version, entries)
+        manifest = compose_manifest(version, entries, terms)
+        if packed is not None:
+            packed.check(manifest)
+            manifest = packed.manifest
         fs.write_durable(temp / MANIFEST, manifest.raw, _FILE_MODE)
+        _sign_again(temp, manifest, packed, signer)
         for folder, _, _ in os.walk(temp, topdown=False):
             fs.fsync_dir(Path(folder))
         try:
@@ -133,8 +217,9 @@ def _stamps(source: Path) -> dict[str, _Stamp]:
     return stamps
 
 
-def _copy(source: Path, temp: Path, wanted: dict[str, _Stamp]) -> list[FileEntry]:
+def _copy(source: Path, temp: Path, wanted: dict[str, _Stamp], progress: Told) -> list[FileEntry]:
     entries = []
+    done, whole = 0, sum(stamp[2] for stamp in wanted.values())
     with opened_folder(source) as root:
         for path in sorted(wanted):
             target = temp / path
@@ -145,6 +230,8 @@ def _copy(source: Path, temp: Path, wanted: dict[str, _Stamp]) -> list[FileEntry
             finally:
                 os.close(fd)
             entries.append(FileEntry(path, size, digest))
+            done += size
+            progress(done, whole)
     return entries
 
 

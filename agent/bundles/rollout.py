@@ -107,6 +107,7 @@ class Rolling(Progress):
 
     async def _stage(self, store: Store, digest: Digest | None) -> None:
         tools, rollout, limits = self._tools, self.rollout, self.section.limits
+        proof = self._proof()
 
         def copied() -> Draft:
             return copy(
@@ -117,6 +118,7 @@ class Rolling(Progress):
                 manifest_required=self._manifest_required,
                 digest=digest,
                 verified=tools.verified,
+                proof=proof,
                 stop=self._stop_copy.is_set,
             )
 
@@ -131,7 +133,7 @@ class Rolling(Progress):
         try:
             async with self._step("validate"):
                 await in_thread(lambda: prove(draft, limits=limits))
-                await in_thread(lambda: self._locked(lambda: keep(tools.layout, draft)))
+                await in_thread(lambda: self._locked(lambda: keep(tools.layout, draft, proof)))
         except BaseException:
             await in_thread(lambda: discard(draft))
             raise

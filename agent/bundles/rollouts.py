@@ -20,7 +20,7 @@ from agent.bundles.flip import choose
 from agent.bundles.gates import forbidden
 from agent.bundles.layout import Layout
 from agent.bundles.manifest import check_version
-from agent.bundles.model import Desired, Rollout, State, digest_of
+from agent.bundles.model import Desired, Rollout, State, WayBack, digest_of
 from agent.bundles.progress import Tools, words
 from agent.bundles.rollout import Rolling
 from agent.bundles.stores.base import Store
@@ -227,7 +227,8 @@ class Rollouts:
             live = tools.layout.live()
             origin = tools.layout.version_at(tools.layout.previous) if live == version else live
             rollout = await in_thread(lambda: tools.history.begin(version, origin, actor, why))
-            rolling = self._of(rollout, hotfix=hotfix)
+            leave = desired.way_back if desired and desired.version == version else None
+            rolling = self._of(rollout, hotfix=hotfix, way_back=leave)
             work = rolling.deploy(store, digest, force=force)
             return rollout, self._run(rolling, work, key(desired))
 
@@ -333,9 +334,17 @@ class Rollouts:
 
     # -- carrying out ---------------------------------------------------------------------------
 
-    def _of(self, rollout: Rollout, *, hotfix: bool = False) -> Rolling:
-        required = self._manifest_required
-        return Rolling(self.tools, self.config, rollout, manifest_required=required, hotfix=hotfix)
+    def _of(
+        self, rollout: Rollout, *, hotfix: bool = False, way_back: WayBack | None = None
+    ) -> Rolling:
+        return Rolling(
+            self.tools,
+            self.config,
+            rollout,
+            manifest_required=self._manifest_required,
+            hotfix=hotfix,
+            way_back=way_back,
+        )
 
     def _run(
         self, rolling: Rolling, work: Coroutine[Any, Any, None], wish: str

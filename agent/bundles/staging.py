@@ -19,7 +19,7 @@ import os
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,13 +29,14 @@ from agent.bundles.errors import BundleError, NoRoomError, RejectedError, Rollou
 from agent.bundles.folders import check_path
 from agent.bundles.layout import Layout
 from agent.bundles.manifest import compose_manifest, parse_manifest
-from agent.bundles.model import MANIFEST, FileEntry, Manifest
+from agent.bundles.model import MANIFEST, SIGNATURES, FileEntry, Manifest
 from agent.bundles.stores.base import Store, StoreFile
 from agent.bundles.verified import Verified, sound, verify
 from agent.config import Limits
 from agent.units import Bytes, Digest, Version
 
 if TYPE_CHECKING:
+    from agent.bundles.trust import Proof
     from agent.bundles.validation import Report
 
 _OPEN, _CLOSED = 0o755, 0o555  # the trader may have a uid of its own
@@ -45,13 +46,15 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 @dataclass(frozen=True, slots=True)
 class Draft:
     """A version's files on this file system. Not `fresh`: they were here before, below `bundles`.
-    `damaged`: what is below `bundles` under this name is broken and will be replaced."""
+    `damaged`: what is below `bundles` under this name is broken and will be replaced. `sequence`:
+    the signed one, for `Trust.accept`."""
 
     version: Version
     manifest: Manifest
     folder: Path
     fresh: bool
     damaged: bool = False
+    sequence: int | None = None
     copied: int = 0
     linked: int = 0
 
@@ -92,21 +95,26 @@ def copy(
     manifest_required: bool,
     digest: Digest | None = None,
     verified: Verified | None = None,
+    proof: Proof | None = None,
     stop: Callable[[], bool] = _never,
 ) -> Draft:
-    """Steps 1 to 4. `digest` is the manifest's, where the channel names it; `stop` is asked
-    between chunks.
+    """Steps 1 to 4. `digest` is the manifest's, where the channel names it; `proof` judges whose
+    signature counts; `stop` is asked between chunks.
 
     Raises:
         RejectedError: the version is not what its manifest says, or other content is already here
             under its name.
+        TrustError: nobody whom we trust says that it may go live.
         StoreError: the store does not answer.
         NoRoomError: there is not enough room.
         AbandonedError: `stop` said so.
         RolloutError: this file system refused.
     """
     verified = verified or Verified()
-    manifest = _manifest(store, version, digest, required=manifest_required)
+    demanded = manifest_required or (proof is not None and proof.required)
+    manifest = _manifest(store, version, digest, required=demanded)
+    signatures = store.signatures(version) if manifest is not None else None
+    sequence = proof.judge(manifest, signatures) if proof and manifest else None
     damaged = False
     if manifest is not None:
         here = _here(layout, version)
@@ -115,7 +123,7 @@ def copy(
         if here is not None:
             try:
                 verify(layout.folder(version), here, verified)
-                return Draft(version, here, layout.folder(version), fresh=False)
+                return Draft(version, here, layout.folder(version), fresh=False, sequence=sequence)
             except RejectedError:
                 damaged = True
     damaged = damaged or (layout.folder(version).exists() and _here(layout, version) is None)
@@ -127,6 +135,9 @@ def copy(
     try:
         os.mkdir(folder, 0o700)
         draft = _fill(store, version, folder, listing, manifest, links, verified, stop)
+        if signatures is not None:
+            write_new(folder / SIGNATURES, signatures)
+            fs.fsync_dir(folder)
     except OSError as error:
         _discard(folder)
         raise _refused(version, error) from error
@@ -142,9 +153,7 @@ def copy(
         if not damaged:
             _discard(folder)
             return Draft(version, here, layout.folder(version), fresh=False)
-    return Draft(
-        version, draft.manifest, folder, True, damaged, copied=draft.copied, linked=draft.linked
-    )
+    return replace(draft, damaged=damaged, sequence=sequence)
 
 
 def prove(draft: Draft, *, limits: Limits) -> Report:
@@ -158,13 +167,15 @@ def prove(draft: Draft, *, limits: Limits) -> Report:
     return validate_bundle(draft.folder, draft.manifest, limits=limits, version=draft.version)
 
 
-def keep(layout: Layout, draft: Draft) -> Path:
-    """Step 6; returns the version's folder.
+def keep(layout: Layout, draft: Draft, proof: Proof | None = None) -> Path:
+    """Step 6; returns the version's folder. From here on nothing older is brought by `proof`.
 
     Raises:
         RolloutError: this file system refused; nothing is below `bundles` that was not there.
     """
     target = layout.folder(draft.version)
+    if proof is not None and draft.sequence is not None:
+        proof.trust.accept(draft.sequence)
     if not draft.fresh:
         return target
     try:
@@ -199,6 +210,7 @@ def stage(
     manifest_required: bool,
     digest: Digest | None = None,
     verified: Verified | None = None,
+    proof: Proof | None = None,
 ) -> Draft:
     """All steps at once; raises as `copy`, `prove` and `keep`, and leaves nothing then."""
     draft = copy(
@@ -209,10 +221,11 @@ def stage(
         manifest_required=manifest_required,
         digest=digest,
         verified=verified,
+        proof=proof,
     )
     try:
         prove(draft, limits=limits)
-        keep(layout, draft)
+        keep(layout, draft, proof)
     except BaseException:
         discard(draft)
         raise

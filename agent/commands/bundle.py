@@ -1,55 +1,17 @@
-"""`jules-agent bundle …`: publish to a store, and the verbs of a running agent's rollouts."""
+"""`jules-agent bundle …`: the verbs of a running agent's rollouts."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
 
-from agent.commands.common import ago, config_path, read_config, show, table
-from agent.errors import Exit, UsageError
+from agent.commands.common import ago, read_config, show, table
+from agent.errors import Exit
 
 _JUDGED = ("gates", "verify", "bake")
 """Steps at which the trader and the metrics decide, no longer the bundle's files."""
-
-
-def publish(arguments: argparse.Namespace) -> int:
-    """Files first, then the manifest, then the channel document."""
-    from agent.bundles.publish import publish as put
-
-    source = Path(arguments.source).absolute()
-    store, channel = arguments.store, arguments.channel
-    if store is None or channel is None:
-        if config_path(arguments) is None:
-            raise UsageError("no store named", "give --store and --channel, or --config")
-        config = read_config(arguments)
-        channel = channel or config.channel
-        if store is None and config.bundles.store is None:
-            raise UsageError("bundles.store is not configured", "give --store FOLDER")
-        store = store or str(config.bundles.store.path if config.bundles.store else "")
-    version = arguments.version or _version_of(source)
-    manifest = put(source, Path(store).absolute(), version, channel)
-    told = {
-        "version": version,
-        "channel": channel,
-        "files": len(manifest.files),
-        "bytes": sum(entry.size for entry in manifest.files),
-        "digest": manifest.digest,
-    }
-    text = f"published {version}: {told['files']} files, {told['bytes']} bytes, channel {channel}"
-    show(arguments, told, text)
-    return 0
-
-
-def _version_of(source: Path) -> str:
-    try:
-        return str(json.loads((source / "metadata.json").read_bytes())["version"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UsageError(
-            f"{source}/metadata.json names no version", "give --version, or mend the file"
-        ) from None
 
 
 def deploy(arguments: argparse.Namespace) -> int:

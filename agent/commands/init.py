@@ -84,6 +84,7 @@ def _bundle(config: Config, audit: AuditLog) -> dict[str, Any]:
         config.bundles,
         channel=config.channel,
         manifest_required=config.manifest_required,
+        production=config.environment == "production",
         state_dir=config.state_path,
         audit=audit,
         clock=SystemClock(),

@@ -369,6 +369,7 @@ async def test_a_stop_does_not_wait_for_a_long_copy(
         sizes = [FileEntry(f.path, f.size, Digest("sha256:" + "0" * 64)) for f in files]
         raw = compose_manifest(Version("v2"), sizes).raw
         monkeypatch.setattr(type(store), "manifest", lambda *_: raw)
+        monkeypatch.setattr(type(store), "signatures", lambda *_: None)
         asked = asyncio.create_task(job.deploy("v2", source=None, actor="operator", force=False))
         await until("the copy", reading.is_set)
     answers: list[Any] = await asyncio.gather(asked, return_exceptions=True)

@@ -48,6 +48,10 @@ class Store(Protocol):
         """
         ...
 
+    def signatures(self, version: Version) -> bytes | None:
+        """The bytes of the version's manifest.sig; None when it has none; raises as `manifest`."""
+        ...
+
     def files(self, version: Version) -> list[StoreFile]:
         """What the version holds; raises as `manifest`, and RejectedError for what is no plain
         file (links, devices)."""

@@ -16,7 +16,7 @@ from typing import BinaryIO
 from agent.bundles.errors import MissingError, RejectedError, StoreError
 from agent.bundles.folders import list_files, open_file
 from agent.bundles.manifest import MAX_DOCUMENT, MAX_ENTRIES, check_version, parse_channel
-from agent.bundles.model import MANIFEST, Desired
+from agent.bundles.model import MANIFEST, SIGNATURES, Desired
 from agent.bundles.stores.base import StoreFile, Watch
 from agent.units import Version
 
@@ -58,9 +58,16 @@ class FolderStore:
 
     def manifest(self, version: Version) -> bytes | None:
         """The exact bytes of the version's manifest; None when it has none."""
-        with self._version(version) as folder, self._errors(f"{version}/{MANIFEST}"):
+        return self._document(version, MANIFEST)
+
+    def signatures(self, version: Version) -> bytes | None:
+        """The bytes of the version's manifest.sig; None when it has none."""
+        return self._document(version, SIGNATURES)
+
+    def _document(self, version: Version, name: str) -> bytes | None:
+        with self._version(version) as folder, self._errors(f"{version}/{name}"):
             try:
-                return _read(open_file(folder, MANIFEST))
+                return _read(open_file(folder, name))
             except FileNotFoundError:
                 return None
 

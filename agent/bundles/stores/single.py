@@ -13,7 +13,8 @@ from typing import BinaryIO
 
 from agent.bundles.errors import MissingError, RejectedError, StoreError
 from agent.bundles.folders import list_files, open_file, opened_folder
-from agent.bundles.model import MANIFEST, Desired
+from agent.bundles.manifest import MAX_DOCUMENT
+from agent.bundles.model import MANIFEST, SIGNATURES, Desired
 from agent.bundles.stores.base import StoreFile, Watch
 from agent.units import Version
 
@@ -33,9 +34,16 @@ class SingleFolder:
 
     def manifest(self, version: Version) -> bytes | None:
         """The folder's manifest, if it has one; raises MissingError, StoreError."""
+        return self._document(version, MANIFEST)
+
+    def signatures(self, version: Version) -> bytes | None:
+        """The folder's manifest.sig, if it has one; raises as `manifest`."""
+        return self._document(version, SIGNATURES)
+
+    def _document(self, version: Version, name: str) -> bytes | None:
         try:
-            with self.open(version, MANIFEST) as file:
-                return file.read()
+            with self.open(version, name) as file:
+                return file.read(MAX_DOCUMENT + 1)
         except MissingError:
             if self._path.is_dir():
                 return None
