@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from agent.bundles.job import BundlesJob
 
 _ACTOR = "operator"
+_MOST_HISTORY = 10_000
 
 
 async def bundle_verb(
@@ -36,9 +37,9 @@ async def bundle_verb(
 
 
 async def _deploy(job: BundlesJob, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    source = _text(arguments, "source")
+    version, source = _named(arguments, "deploy"), _text(arguments, "source")
     told = await job.deploy(
-        _named(arguments, "deploy"),
+        version,
         source=Path(source) if source else None,
         actor=_ACTOR,
         force=bool(arguments.get("force", False)),
@@ -48,15 +49,18 @@ async def _deploy(job: BundlesJob, arguments: Mapping[str, Any]) -> dict[str, An
 
 
 async def _rollback(job: BundlesJob, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    version = _text(arguments, "version")
     reason = _text(arguments, "reason") or "asked for by an operator"
-    told = await job.rollback(_text(arguments, "version"), actor=_ACTOR, reason=reason)
+    told = await job.rollback(version, actor=_ACTOR, reason=reason)
     return dict(told)
 
 
 async def _history(job: BundlesJob, arguments: Mapping[str, Any]) -> dict[str, Any]:
     limit = arguments.get("limit", 20)
-    if not isinstance(limit, int) or limit < 1:
-        raise UsageError("history's limit is no positive number", 'send {"limit": 20}')
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _MOST_HISTORY:
+        raise UsageError(
+            f"history's limit is no number from 1 to {_MOST_HISTORY}", 'send {"limit": 20}'
+        )
     return {"history": job.history(limit)}
 
 
@@ -92,6 +96,8 @@ def _text(arguments: Mapping[str, Any], name: str) -> str | None:
     value = arguments.get(name)
     if value is not None and not isinstance(value, str):
         raise UsageError(f"`{name}` is no text")
+    if value is not None and "\0" in value:
+        raise UsageError(f"`{name}` holds a NUL character")
     return value or None
 
 

@@ -119,7 +119,7 @@ class Desk:
         for name, notifier in wanted.items():
             if name in self.senders:
                 self.senders[name].storm = config.storm
-                self.senders[name].replace(notifier)
+                self.senders[name].replace(notifier, hurry=_of(before, name) != _of(config, name))
             else:
                 self.senders[name] = self._sender(notifier)
                 self.senders[name].start()
@@ -202,3 +202,9 @@ class Desk:
         if verb not in verbs:
             raise UsageError(f"no such verb: {verb}", "see `jules-agent --help`")
         return verbs[verb](arguments)
+
+
+def _of(config: Alerts, name: str) -> Any:
+    """What the configuration says of a destination."""
+    hooks = {hook.name: hook for hook in config.webhooks}
+    return hooks.get(name) or getattr(config, name, None)

@@ -2,7 +2,8 @@
 
 A unix socket, mode 0600, one JSON object a line each way: `{"verb", "arguments"}` is answered by
 `{"ok": true, "result"}` or `{"ok": false, "error", "remedy", "exit_code"}`. Only the agent's own
-uid and root are heard, by the kernel's word (SO_PEERCRED). Each connection is its own task: a
+uid and root are heard, by the kernel's word (SO_PEERCRED). When all connections are in use, the one
+that has been silent longest gives way. Each connection is its own task: a
 deployment that takes minutes holds nobody up, and goes on when the one who asked hangs up.
 
 Start, in an order that leaves no moment at which others may connect or an old file is in the way:
@@ -70,6 +71,9 @@ class AdminServer:
         self._server: asyncio.Server | None = None
         self._identity: tuple[int, int] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._silent: dict[
+            asyncio.StreamWriter, None
+        ] = {}  # in the order in which they fell silent
         self._leaving = False
 
     async def start(self) -> None:
@@ -148,7 +152,7 @@ class AdminServer:
             _log.warning("a stranger was turned away from the admin socket", uid=uid)
             writer.transport.abort()
             return
-        if len(self._tasks) >= CONNECTIONS or self._leaving:
+        if self._leaving or (len(self._tasks) >= CONNECTIONS and not self._make_room()):
             busy = BusyError("too many questions at once", "wait for the others to end")
             writer.write(_refusal(busy))
             writer.close()
@@ -156,6 +160,13 @@ class AdminServer:
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer), name="admin")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _make_room(self) -> bool:
+        for writer in self._silent:
+            del self._silent[writer]
+            writer.transport.abort()
+            return True
+        return False
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -176,7 +187,11 @@ class AdminServer:
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Answer one request; False when there will be no other."""
         try:
-            line = await self._read(reader)
+            self._silent[writer] = None
+            try:
+                line = await self._read(reader)
+            finally:
+                self._silent.pop(writer, None)
             if not line:
                 return False
             verb, arguments = _parsed(line)

@@ -4,14 +4,17 @@ answers, and leaves what is answered to a handler.
 It takes GET and HEAD without a body, and nothing else: no route can change anything. Everything a
 peer may make it keep is bounded: the size of a request's head, the time to send one, the time to
 take an answer, the time to say nothing, the number of connections. When all connections are in use,
-the one that has been silent longest between two requests gives way, so that a forgotten browser tab
-never keeps a probe out. A handler that raises is a 500 without details and one log line.
+the one that has been silent longest between two requests gives way; without such a one, the oldest
+that has not sent a whole head, of the address that has the most of them. So neither a forgotten
+browser tab nor a thousand half-sent requests keep a probe out. A handler that raises is a 500
+without details and one log line.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -106,7 +109,9 @@ class _Peer:
     writer: asyncio.StreamWriter
     talk: h11.Connection
     task: asyncio.Task[None] | None = None
+    address: str = ""
     idle: bool = False
+    in_head: bool = True
     served: int = 0
     head_only: bool = False
 
@@ -176,17 +181,25 @@ class HttpServer:
         # Nothing stays in a buffer behind our back: a drained answer is one the kernel has.
         writer.transport.set_write_buffer_limits(high=0)
         talk = h11.Connection(h11.SERVER, max_incomplete_event_size=self._bounds.head)
-        peer = _Peer(reader, writer, talk)
+        peer = _Peer(
+            reader, writer, talk, address=str((writer.get_extra_info("peername") or ("",))[0])
+        )
         self._peers[peer] = None
         peer.task = asyncio.get_running_loop().create_task(self._serve(peer), name="web-peer")
 
     def _make_room(self) -> bool:
-        for peer in self._peers:
-            if peer.idle:
-                del self._peers[peer]
-                peer.writer.transport.abort()
-                return True
-        return False
+        peer = next((peer for peer in self._peers if peer.idle), None) or self._slowest()
+        if peer is None:
+            return False
+        del self._peers[peer]
+        peer.writer.transport.abort()
+        return True
+
+    def _slowest(self) -> _Peer | None:
+        """The oldest without a whole head, of the address that has the most of these."""
+        waiting = [peer for peer in self._peers if peer.in_head]
+        held = Counter(peer.address for peer in waiting)
+        return max(waiting, key=lambda peer: held[peer.address], default=None)
 
     async def _serve(self, peer: _Peer) -> None:
         try:
@@ -210,11 +223,13 @@ class HttpServer:
                 return
             if request is None:
                 return
+            peer.in_head = False
             await self._send(peer, self._answer(request), close=self._leaving)
             if peer.talk.our_state is not h11.DONE or peer.talk.their_state is not h11.DONE:
                 return
             peer.talk.start_next_cycle()
             peer.served += 1
+            peer.in_head = True
 
     async def _refuse(self, peer: _Peer, response: Response) -> None:
         """Answer, then close without a reset: unread bytes would make the kernel throw away what

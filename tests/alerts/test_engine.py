@@ -21,7 +21,7 @@ from agent.health import ready
 from agent.state import StateDB
 from agent.telemetry.exporter import PrometheusRecorder
 from agent.telemetry.redaction import Redactor
-from agent.units import Seconds, UnixTime
+from agent.units import Monotonic, Seconds, UnixTime
 from tests.alerts.made import HOOK_PATH, ROUTING_KEY, until
 from tests.faults.clock import FakeClock
 from tests.faults.receiver import FaultyReceiver
@@ -383,6 +383,21 @@ async def test_a_reload_keeps_what_is_pending_and_a_refused_one_changes_nothing(
     await bench.ticks(25)
     await bench.delivered()
     assert len(bench.receiver.accepted) == 2
+
+
+async def test_a_reload_ends_the_pause_of_a_destination_only_when_it_changes_it(
+    bench: Bench,
+) -> None:
+    job = bench.start()
+    sender = next(iter(job.senders.values()))
+    sender._not_before = paused = Monotonic(bench.clock.monotonic() + 50.0)
+    job.prepare(bench.section())()
+    assert sender._not_before == paused
+    changed = bench.section()
+    assert changed.pagerduty is not None
+    other = changed.pagerduty.model_copy(update={"timeout": 2.0})
+    job.prepare(changed.model_copy(update={"pagerduty": other}))()
+    assert sender._not_before < paused
 
 
 async def test_a_reload_during_a_tick_waits_for_its_end(bench: Bench) -> None:

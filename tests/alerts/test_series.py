@@ -154,6 +154,22 @@ def test_times_in_the_exposition_are_used_and_never_stale_but_by_age() -> None:
     assert _values(store, "a", 391.0) == {}
 
 
+@pytest.mark.parametrize("when", [10**20, 10**15, -(10**20), 100_000 + 600_001])
+def test_a_sample_stamped_out_of_all_bounds_is_dropped_and_counted_and_the_others_kept(
+    when: int,
+) -> None:
+    store = _store()
+    told = store.ingest(TARGET, 100.0, f'a{{x="1"}} 5 {when}\na{{x="2"}} 6\n'.encode())
+    assert (told.samples, told.kept, told.dropped, store.dropped) == (2, 1, 1, 1)
+    assert _values(store, "a", 100.0) == {"2": 6.0}
+
+
+def test_a_body_of_millions_of_short_lines_is_refused() -> None:
+    store = _store()
+    with pytest.raises(ExpositionError, match="more than 250000 lines"):
+        store.ingest(TARGET, 100.0, b"# x\n" * 300_000)
+
+
 def test_what_an_origin_wrote_before_and_not_now_is_stale() -> None:
     store = _store()
     store.write(

@@ -275,6 +275,17 @@ async def test_too_many_askers_are_told_so(path: Path, monkeypatch: pytest.Monke
     await server.stop()
 
 
+async def test_those_who_say_nothing_lock_no_operator_out(path: Path) -> None:
+    server = AdminServer(path, Verbs())
+    await server.start()
+    silent = [await asyncio.open_unix_connection(path) for _ in range(40)]
+    assert await ask(path, "echo", a=1)
+    assert await asyncio.wait_for(silent[0][0].read(), 10.0) == b""
+    for _, writer in silent:
+        writer.close()
+    await server.stop()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another uid")
 async def test_another_uid_is_turned_away_even_where_the_mode_lets_it_in(
     verbs: Verbs, path: Path

@@ -141,13 +141,42 @@ async def test_a_peer_that_takes_no_answer_is_given_up(serve: Serve) -> None:
 
 
 async def test_one_connection_too_many_is_503_and_the_rest_go_on(serve: Serve) -> None:
-    site = await serve(echo, Bounds(connections=2))
-    first, second = await site.connect(), await site.connect()
-    await _until(lambda: len(site.server._peers) == 2)
-    assert (await site.raw(b"")).status == 503
-    for reader, writer in (first, second):
+    site = await serve(lambda request: Response(200, b"x" * 20_000_000), Bounds(connections=2))
+    taking = [await site.connect(), await site.connect()]
+    for _, writer in taking:
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    await _until(lambda: [peer.in_head for peer in site.server._peers] == [False, False])
+    assert (await site.raw(b"")).status == 503
+    for reader, writer in taking:
+        writer.transport.resume_reading()  # type: ignore[attr-defined]
         assert (await read_answer(reader)).status == 200
+        writer.close()
+
+
+async def test_a_probe_gets_in_while_all_connections_hold_half_a_head(serve: Serve) -> None:
+    site = await serve(echo)
+    held = []
+    for _ in range(300):
+        reader, writer = await site.connect()
+        writer.write(b"GET / HTTP/1.1\r\nX: ")
+        held.append((reader, writer))
+    for _ in range(40):
+        assert (await site.get("/livez")).status == 200
+    assert await _ended(held[0][0])
+    for _, writer in held:
+        writer.close()
+
+
+async def test_the_address_with_the_most_half_sent_requests_gives_way(serve: Serve) -> None:
+    site = await serve(echo, Bounds(connections=4))
+    lone = await asyncio.open_connection(site.host, site.port, local_addr=("127.0.0.2", 0))
+    await _until(lambda: len(site.server._peers) == 1)
+    crowd = [await site.connect() for _ in range(6)]
+    await _until(lambda: len(site.server._peers) == 4)
+    lone[1].write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert (await read_answer(lone[0])).status == 200
+    for _, writer in (lone, *crowd):
         writer.close()
 
 
