@@ -105,10 +105,22 @@ def _secrets(parent: argparse.ArgumentParser, common: argparse.ArgumentParser) -
     put.add_argument("--file", metavar="FILE", help="read the value from FILE")
     put.add_argument("--type", default="api_key", help="database_password, api_key, …")
     put.add_argument("--raw", action="store_true", help="take the bytes as they are, not as JSON")
+    _where(put)
+    put.add_argument("--cas", type=int, metavar="N", help="vault: only if version N is current")
     put.add_argument("--description", default="", help="what it is for; never the value")
     get = verb("get", "secrets:get", "print the value of a secret to standard output")
     get.add_argument("name")
     get.add_argument("--previous", action="store_true", help="the version before the current one")
+    _where(get)
+    get.add_argument("--version", metavar="V", help="vault: a number; aws: an id or a stage")
+    rotate = verb("rotate", "secrets:rotate", "have a new value made, issued or rotated")
+    rotate.add_argument("name")
+    _where(rotate)
+    rotate.add_argument("--length", type=int, metavar="N", help="letters, or bytes of a key")
+    rotate.add_argument("--alphabet", default="safe", help="safe (default), alnum, ascii, hex")
+    rotate.add_argument("--field", metavar="NAME", help="the field that is made anew")
+    rotate.add_argument("--generate", action="store_true", help="aws: make it here, put it there")
+    rotate.add_argument("--root", metavar="CONNECTION", help="vault: the engine's own password")
     verb("list", "secrets:list_names", "names, types and versions; no values")
     key = verb("new-key", "secrets:new_key", "make a key file for the local store, mode 0600")
     key.add_argument("file", metavar="FILE")
@@ -133,6 +145,10 @@ def _secrets(parent: argparse.ArgumentParser, common: argparse.ArgumentParser) -
     shown.add_argument("--limit", type=int, default=50, metavar="N")
     for part in ("actor", "action", "subject", "outcome"):
         shown.add_argument(f"--{part}", metavar="TEXT", help=f"whose {part} contains TEXT")
+
+
+def _where(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--provider", choices=("local", "vault", "aws"), default="local")
 
 
 def _bundle(parent: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:

@@ -373,6 +373,9 @@ class Daemon:
             return {"reloaded": True}
         if verb == "refresh":
             return dict(await _enabled(self.secrets, "secrets").refresh())
+        if verb == "reissue":
+            name = str(arguments.get("name", ""))
+            return dict(await _enabled(self.secrets, "secrets").reissue(name))
         if verb == "alerts.test":
             alerts, environment = _enabled(self.alerts, "alerts"), self.config.environment
             return await send_test(alerts, self._clock, arguments, environment, pod_name())

@@ -15,8 +15,9 @@ from typing import Literal
 from agent.commands.common import ago, read_config, show, table
 from agent.errors import UsageError
 from agent.hardening import harden
-from agent.secrets import verbs
+from agent.secrets import servers, verbs
 from agent.secrets.model import SecretType
+from agent.secrets.rotation import Wish
 
 
 def put(arguments: argparse.Namespace) -> int:
@@ -29,15 +30,31 @@ def put(arguments: argparse.Namespace) -> int:
         kind = "bytes"
     else:
         value = _checked_json(value)
-    version = verbs.put(
-        config.secrets,
-        arguments.name,
-        value,
-        kind=kind,
-        secret_type=_secret_type(arguments.type),
-        description=arguments.description,
-        state=config.state_path,
-    )
+    secret_type, state = _secret_type(arguments.type), config.state_path
+    if arguments.provider != "local":
+        version = servers.put(
+            config.secrets,
+            arguments.provider,
+            arguments.name,
+            value,
+            kind=kind,
+            secret_type=secret_type,
+            description=arguments.description,
+            cas=arguments.cas,
+            state=state,
+        )
+    elif arguments.cas is not None:
+        raise UsageError("the local store has no check-and-set", "leave out --cas")
+    else:
+        version = verbs.put(
+            config.secrets,
+            arguments.name,
+            value,
+            kind=kind,
+            secret_type=secret_type,
+            description=arguments.description,
+            state=state,
+        )
     told = {"name": arguments.name, "version": version}
     show(arguments, told, f"stored {arguments.name}, version {version}")
     return 0
@@ -76,7 +93,15 @@ def get(arguments: argparse.Namespace) -> int:
     harden()
     config = read_config(arguments)
     state = config.state_path
-    if arguments.previous:
+    if arguments.provider != "local":
+        if arguments.previous:
+            raise UsageError("--previous is the local store's", "name the version by --version")
+        value = servers.get(
+            config.secrets, arguments.provider, arguments.name, arguments.version, state=state
+        ).value.reveal()
+    elif arguments.version is not None:
+        raise UsageError("the local store keeps one version and --previous", "leave out --version")
+    elif arguments.previous:
         value = verbs.previous(config.secrets, arguments.name, state=state)
     else:
         value = verbs.get(config.secrets, arguments.name, state=state).value.reveal()
@@ -85,6 +110,38 @@ def get(arguments: argparse.Namespace) -> int:
     if sys.stdout.isatty():
         sys.stdout.write("\n")
     sys.stdout.flush()
+    return 0
+
+
+def rotate(arguments: argparse.Namespace) -> int:
+    """Rotate one secret where it is kept, or have the running agent get a new lease for it."""
+    harden()
+    config = read_config(arguments)
+    name, vault = arguments.name, config.secrets.vault
+    leased = arguments.provider == "vault" and vault is not None and name in vault.leased
+    if leased and arguments.root is None:
+        return _reissue(arguments, config.admin_socket)
+    version = servers.rotate(
+        config.secrets,
+        arguments.provider,
+        name,
+        Wish(arguments.length, arguments.alphabet, arguments.field),
+        generate=arguments.generate,
+        root=arguments.root,
+        state=config.state_path,
+    )
+    told = {"name": name, "provider": arguments.provider, "version": version}
+    what = f", version {version}" if version else ""
+    show(arguments, told, f"rotated {name} in {arguments.provider}{what}")
+    return 0
+
+
+def _reissue(arguments: argparse.Namespace, socket: Path) -> int:
+    from agent.web.client import call
+
+    answer = call(socket, "reissue", {"name": arguments.name}, timeout=60.0)
+    generation = answer.get("generation")
+    show(arguments, answer, f"{arguments.name} is issued anew, generation {generation}")
     return 0
 
 

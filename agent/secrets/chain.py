@@ -163,6 +163,10 @@ class Chain:
                     self._note(link, [])
         return "|".join(link.marker for link in self._links)
 
+    def provider(self, name: str) -> Provider | Backend | None:
+        """The provider of that name, if it takes part."""
+        return next((one.provider for one in self._links if one.provider.name == name), None)
+
     def snapshot(self) -> list[dict[str, Any]]:
         """Each provider in order: its state, how many reads it answered, its last failure."""
         return [

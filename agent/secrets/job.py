@@ -102,6 +102,19 @@ class SecretsJob:
             raise type(error)(f"{name} is served from memory: {error}", error.remedy)
         return {"generation": result.generation, "changed": result.changed, "files": result.files}
 
+    async def reissue(self, name: str) -> Mapping[str, Any]:
+        """Have an engine issue a leased credential anew, and publish it.
+
+        Raises:
+            UsageError: `name` is not leased.
+            AgentError: as `refresh`.
+        """
+        provider = self._service.chain.provider("vault")
+        again = getattr(provider, "reissue", None)
+        if again is None or not again(secret_name(name)):
+            raise UsageError("no engine issues that secret", "see secrets.vault.leased")
+        return await self.refresh()
+
     def get(self, name: str) -> bytes:
         """One secret's bytes through the cache; blocking on a miss. Raises AgentError."""
         return self._service.get(name)

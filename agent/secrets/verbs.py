@@ -42,7 +42,7 @@ def put(
     """Store a new version in the local store; returns the version. Raises AgentError."""
     store = local_store(config, SystemClock(), state)
     checked = secret_name(name)
-    with _recorded(state, "secret.write", checked) as detail:
+    with recorded(state, "secret.write", checked) as detail:
         version = detail["version"] = store.write(
             checked, value, kind=kind, secret_type=secret_type, description=description
         )
@@ -52,16 +52,18 @@ def put(
 def get(config: Secrets, name: str, *, state: Path | None = None) -> Fetched:
     """One secret of the local store. Raises AgentError."""
     checked = secret_name(name)
-    with _recorded(state, "secret.read", checked) as detail:
+    with recorded(state, "secret.read", checked) as detail:
         fetched = local_store(config, SystemClock(), state).read(checked)
         detail["version"] = fetched.version
     return fetched
 
 
 @contextmanager
-def _recorded(state: Path | None, action: str, name: str) -> Iterator[dict[str, Any]]:
+def recorded(
+    state: Path | None, action: str, name: str, provider: str = "local"
+) -> Iterator[dict[str, Any]]:
     """Record in the audit log at `state`, if there is one, what the body did."""
-    detail: dict[str, Any] = {"provider": "local", **who()}
+    detail: dict[str, Any] = {"provider": provider, **who()}
     if state is None or not state.is_dir():
         yield detail
         return
@@ -91,14 +93,14 @@ def who() -> dict[str, Any]:
 def delete(config: Secrets, name: str, *, state: Path | None = None) -> None:
     """Remove one secret from the local store. Raises AgentError."""
     checked = secret_name(name)
-    with _recorded(state, "secret.delete", checked):
+    with recorded(state, "secret.delete", checked):
         local_store(config, SystemClock(), state).delete(checked)
 
 
 def previous(config: Secrets, name: str, *, state: Path | None = None) -> bytes:
     """The value before the current one. Raises AgentError."""
     checked = secret_name(name)
-    with _recorded(state, "secret.read", checked) as detail:
+    with recorded(state, "secret.read", checked) as detail:
         value, version = transfer.previous_value(local_store(config, SystemClock(), state), checked)
         detail["version"] = version
     return value
@@ -123,7 +125,7 @@ def rekey(
             "name it in secrets.local.next_key_file and reload first; --offline if none runs",
         )
     key = parse_key(read_private(path), path)
-    with _recorded(state, "store.rekey", str(config.local.path)):
+    with recorded(state, "store.rekey", str(config.local.path)):
         return local_store(config, SystemClock(), state).rekey(key), path
 
 
@@ -131,7 +133,7 @@ def export(
     config: Secrets, target: Path, passphrase_file: Path, *, state: Path | None = None
 ) -> list[SecretName]:
     """Write the whole store to a new file under a passphrase. Raises AgentError."""
-    with _recorded(state, "store.export", str(target)) as detail:
+    with recorded(state, "store.export", str(target)) as detail:
         names = transfer.export(local_store(config, SystemClock(), state), target, passphrase_file)
         detail["names"] = names
     return names
@@ -146,7 +148,7 @@ def import_from(
     state: Path | None = None,
 ) -> dict[SecretName, str]:
     """Take in an export; returns the new versions. Raises AgentError: nothing was changed."""
-    with _recorded(state, "store.import", str(source)) as detail:
+    with recorded(state, "store.import", str(source)) as detail:
         store = local_store(config, SystemClock(), state)
         versions = transfer.import_from(store, source, passphrase_file, replace=replace)
         detail["versions"] = dict(versions)
@@ -155,7 +157,7 @@ def import_from(
 
 def accept_older(config: Secrets, *, state: Path | None = None) -> int:
     """Take the store as it is for the newest; returns its generation. Raises AgentError."""
-    with _recorded(state, "store.accept", str(config.local.path)) as detail:
+    with recorded(state, "store.accept", str(config.local.path)) as detail:
         detail["generation"] = local_store(config, SystemClock(), state).accept_older()
     return int(detail["generation"])
 

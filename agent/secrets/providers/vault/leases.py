@@ -74,6 +74,14 @@ class Leases:
             self._held[name] = fresh
         return fresh.fetched
 
+    def reissue(self, name: SecretName) -> None:
+        """Ask for a new credential at the next read; the old one still works until its end."""
+        with self._lock:
+            lease = self._held.get(name)
+            if lease is not None:
+                lease.due = True
+                self.serial += 1
+
     def maintain(self, deadline: Deadline) -> None:
         """Renew what is past two thirds of its time; mark what must be issued anew.
 

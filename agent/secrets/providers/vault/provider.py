@@ -168,6 +168,13 @@ class VaultProvider:
             raise malformed(self._client.shown, path)
         return str(version)
 
+    def reissue(self, name: SecretName) -> bool:
+        """Have a leased credential issued anew at its next read; False if `name` is not leased."""
+        if name not in self._config.leased:
+            return False
+        self.leases.reissue(name)
+        return True
+
     def close(self) -> None:
         """Close idle connections. Leases and tokens live on until their time is over."""
         self._client.close()
