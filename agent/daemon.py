@@ -369,7 +369,8 @@ class Daemon:
         if verb == "status":
             return self.status()
         if verb == "reload":
-            await self.reload()
+            async with self._reloading:
+                await self.reload()
             return {"reloaded": True}
         if verb == "refresh":
             return dict(await _enabled(self.secrets, "secrets").refresh())
