@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from agent import __version__, fs
+from agent import __version__, fs, roots
 from agent.adminverbs import bundle_verb
 from agent.alerts.engine import AlertsJob
 from agent.alerts.rolledback import RolledBack
@@ -94,6 +94,7 @@ class Daemon:
             ) from error
         self._stack.enter_context(fs.lock(folder / "agent.lock", "another jules-agent run"))
         fs.sweep(folder)
+        roots.hold(self._stack, self.config)
         self._db = StateDB(folder / "state.db", self._clock)
         self._stack.callback(self._db.close)
         if self._db.set_aside:

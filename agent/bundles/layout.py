@@ -24,6 +24,8 @@ from agent.bundles.manifest import parse_manifest
 from agent.bundles.model import MANIFEST, Manifest
 from agent.units import UnixTime, Version
 
+AGENT_LOCK = "agent.lock"
+"""In `.staging`: held by the one agent that works in this root, for its whole life."""
 _OPEN_MODE = 0o755  # the trader may have a uid of its own; bundles hold no secret
 
 

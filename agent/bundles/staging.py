@@ -27,7 +27,7 @@ from agent import fs
 from agent.bundles.copying import copy_file, link, write_new
 from agent.bundles.errors import BundleError, NoRoomError, RejectedError, RolloutError
 from agent.bundles.folders import check_path
-from agent.bundles.layout import Layout
+from agent.bundles.layout import AGENT_LOCK, Layout
 from agent.bundles.manifest import compose_manifest, parse_manifest
 from agent.bundles.model import MANIFEST, SIGNATURES, FileEntry, Manifest
 from agent.bundles.stores.base import Store, StoreFile
@@ -74,7 +74,7 @@ def sweep(layout: Layout) -> list[str]:
     """Remove every leftover of a kill; return their names."""
     swept = []
     for name in sorted(os.listdir(layout.staging)):
-        if name == "lock":
+        if name in ("lock", AGENT_LOCK):
             continue
         path = layout.staging / name
         if path.is_dir() and not path.is_symlink():

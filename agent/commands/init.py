@@ -11,11 +11,11 @@ import time
 from typing import Any
 
 from agent import fs
-from agent.audit import AuditLog
+from agent.audit import AuditError, AuditLog
 from agent.clock import SystemClock
 from agent.commands.common import keep_out_of_swap, read_config, set_up_logging, show
 from agent.config import Config
-from agent.errors import UsageError
+from agent.errors import Exit, UsageError
 from agent.hardening import harden
 from agent.telemetry.metrics import NullRecorder
 from agent.telemetry.redaction import REDACTOR
@@ -29,6 +29,17 @@ def init(arguments: argparse.Namespace) -> int:
     set_up_logging(config, arguments, at_first_event=True)
     keep_out_of_swap(config)
     _make_state_folder(config)
+    try:
+        told = _steps(config)
+    except AuditError as error:  # what cannot be recorded is not handed out
+        error.exit_code = Exit.SECRETS
+        raise
+    told["seconds"] = round(time.monotonic() - began, 3)
+    show(arguments, told, _text(told))
+    return 0
+
+
+def _steps(config: Config) -> dict[str, Any]:
     audit = AuditLog(config.state_path, **config.audit.model_dump())
     told: dict[str, Any] = {}
     try:
@@ -38,9 +49,7 @@ def init(arguments: argparse.Namespace) -> int:
             told["bundle"] = _bundle(config, audit)
     finally:
         audit.close()
-    told["seconds"] = round(time.monotonic() - began, 3)
-    show(arguments, told, _text(told))
-    return 0
+    return told
 
 
 def _make_state_folder(config: Config) -> None:
