@@ -34,7 +34,7 @@ from agent.configrouting import (
 )
 from agent.configsecrets import Audit, Secrets
 from agent.configstores import Trust
-from agent.configtypes import Duration, FilePath, HttpUrl, Positive, Section, Size
+from agent.configtypes import Duration, FilePath, HttpUrl, Positive, Section, Size, left_out
 from agent.units import AbsolutePath, Bytes, Seconds
 
 Environment = Literal["development", "staging", "production"]
@@ -103,15 +103,15 @@ class Bundles(Section):
     require_manifest: bool | None = Field(
         None, description="Default: true in production, false elsewhere."
     )
-    trust: Trust = Trust()
-    health: TraderHealth = TraderHealth()
-    bake: Bake = Bake()
+    trust: Trust = left_out()
+    health: TraderHealth = left_out()
+    bake: Bake = left_out()
     freeze: tuple[FreezeWindow, ...] = Field(
         (), description="Times at which no new version goes live; a way back stays open."
     )
     on_flip: OnFlip | None = Field(None, description="How the trader is told of a flip.")
-    retention: Retention = Retention()
-    limits: Limits = Limits()
+    retention: Retention = left_out()
+    limits: Limits = left_out()
     settle: Duration = Field(Seconds(0.5), description="Shortest time between two flips.")
 
 
@@ -127,7 +127,7 @@ class Alerts(Section):
     """Job three: Prometheus's rules, judged here, delivered surely."""
 
     enabled: bool = True
-    targets: tuple[Target, ...] = (Target(),)
+    targets: tuple[Target, ...] = left_out(({},))
     interval: Positive = Seconds(1.0)
     fast_interval: Duration = Field(
         Seconds(0.25),
@@ -172,8 +172,8 @@ class Alerts(Section):
     )
     inhibit: tuple[Inhibition, ...] = Field((), description="Which alerts mute which.")
     maintenance: tuple[Maintenance, ...] = Field((), description="Windows in which nobody is told.")
-    flapping: Flapping = Flapping()
-    storm: Storm = Storm()
+    flapping: Flapping = left_out()
+    storm: Storm = left_out()
     fallbacks: tuple[Fallback, ...] = Field(
         (), description="Who is told in place of a destination that is down."
     )
@@ -209,12 +209,12 @@ class Config(Section):
         None, description="State, lock and audit log; default BUNDLES.ROOT/.agent."
     )
     grace_period: Positive = Field(Seconds(10.0), description="Longest that a drain may take.")
-    log: Log = Log()
-    web: Web = Web()
-    audit: Audit = Audit()
-    secrets: Secrets = Secrets()
-    bundles: Bundles = Bundles()
-    alerts: Alerts = Alerts()
+    log: Log = left_out()
+    web: Web = left_out()
+    audit: Audit = left_out()
+    secrets: Secrets = left_out()
+    bundles: Bundles = left_out()
+    alerts: Alerts = left_out()
 
     @model_validator(mode="after")
     def _fits_environment(self) -> Config:

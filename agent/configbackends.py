@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from agent.configtypes import FilePath, HttpUrl, Name, Positive, Section
+from agent.configtypes import FilePath, HttpUrl, Name, Positive, Section, left_out
 from agent.units import AbsolutePath, Seconds
 
 ApiPath = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$", max_length=400)]
@@ -139,7 +139,7 @@ class Vault(Section):
         description="KV v2: one name whose version is followed; write it after any other secret. "
         "One request a look; without it secrets are asked for again at `cache_ttl`.",
     )
-    tls: Tls = Tls()
+    tls: Tls = left_out()
 
     @model_validator(mode="after")
     def _consistent(self) -> Vault:
@@ -178,7 +178,7 @@ class Aws(Section):
     sts_endpoint: HttpUrl | None = Field(
         None, description="Address of another STS endpoint, for web identities."
     )
-    tls: Tls = Tls()
+    tls: Tls = left_out()
 
 
 ProviderName = Literal["aws", "vault", "local"]
@@ -208,7 +208,7 @@ class ChainConfig(Section):
         "true in development; elsewhere a secret that was deleted must not come back from an "
         "older copy.",
     )
-    breaker: Breaker = Breaker()
+    breaker: Breaker = left_out()
 
     @model_validator(mode="after")
     def _each_once(self) -> ChainConfig:

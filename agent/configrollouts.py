@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from agent.configtypes import Duration, FilePath, HttpUrl, Positive, Section
+from agent.configtypes import Duration, FilePath, HttpUrl, Positive, Section, left_out
 from agent.units import Seconds
 
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
@@ -70,8 +70,8 @@ class Bake(Section):
 
     duration: Duration = Seconds(60.0)
     interval: Positive = Seconds(1.0)
-    gates: tuple[BakeGate, ...] = (
-        BakeGate(name="critical-alerts", expr='ALERTS{alertstate="firing", severity="critical"}'),
+    gates: tuple[BakeGate, ...] = left_out(
+        ({"name": "critical-alerts", "expr": 'ALERTS{alertstate="firing", severity="critical"}'},)
     )
 
     @model_validator(mode="after")

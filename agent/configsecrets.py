@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from agent.configbackends import Aws, ChainConfig, Vault
 from agent.configrotation import OnChange, Probe
-from agent.configtypes import Duration, FilePath, Mode, Name, Positive, Section, Size
+from agent.configtypes import Duration, FilePath, Mode, Name, Positive, Section, Size, left_out
 from agent.units import AbsolutePath, Bytes, Seconds
 
 Account = Annotated[str, Field(pattern=r"^([a-z_][a-z0-9_-]*\$?|\d{1,10})$", max_length=32)]
@@ -111,10 +111,10 @@ class Secrets(Section):
         False, description="Accept a directory that is not tmpfs; development only."
     )
     items: tuple[SecretItem, ...] = ()
-    local: LocalStore = LocalStore()
+    local: LocalStore = left_out()
     vault: Vault | None = Field(None, description="HashiCorp Vault or OpenBao.")
     aws: Aws | None = Field(None, description="AWS Secrets Manager.")
-    chain: ChainConfig = ChainConfig()
+    chain: ChainConfig = left_out()
     cache_ttl: Positive = Seconds(300.0)
     max_stale: Duration = Field(
         Seconds(86400.0),
