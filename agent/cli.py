@@ -35,9 +35,12 @@ def build_parser(asked: str | None = None) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"jules-agent {__version__}")
-    common = argparse.ArgumentParser(add_help=False)
+    parser.set_defaults(config=None, json=False)
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("--config", metavar="FILE", help="YAML file; default $JULES_CONFIG")
     common.add_argument("--json", action="store_true", help="machine-readable output")
+    parser.add_argument("--config", metavar="FILE", help=argparse.SUPPRESS)  # before the verb too
+    parser.add_argument("--json", action="store_true", help=argparse.SUPPRESS)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
 
     def verb(name: str, target: str, text: str) -> argparse.ArgumentParser:
@@ -289,7 +292,8 @@ def _no_plugins() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     words = sys.argv[1:] if argv is None else argv
-    arguments = build_parser(words[0] if words else None).parse_args(argv)
+    asked = words[0] if words and not words[0].startswith("-") else None
+    arguments = build_parser(asked).parse_args(argv)
     module, function = arguments.target.split(":")
     try:
         run: Verb = getattr(import_module(f"agent.commands.{module}"), function)

@@ -71,6 +71,13 @@ def test_an_error_is_one_object_for_a_program(tmp_path: Path) -> None:
     assert "no such file" in told["error"]
 
 
+def test_common_options_work_before_the_verb_and_behind_it(tmp_path: Path) -> None:
+    named = ["--json", "--config", str(tmp_path / "none.yaml")]
+    for words in ([*named, "secrets", "list"], ["secrets", "list", *named], [*named, "status"]):
+        done = jules(*words)
+        assert json.loads(done.stderr)["exit_code"] == 2, words
+
+
 def test_the_configuration_may_come_from_the_environment(tmp_path: Path) -> None:
     path = tmp_path / "agent.yaml"
     path.write_text(f"state_dir: {tmp_path}\n")
