@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
+from agent.alerts.credentials import Credentials
 from agent.alerts.deadman import Pinger
 from agent.alerts.notifiers.base import Learn, Notifier, SecretReader
 from agent.alerts.notifiers.make import make_notifiers
@@ -63,6 +64,7 @@ class Desk:
         self.policy = self._policy(config, notifiers)
         self.senders = {notifier.name: self._sender(notifier) for notifier in notifiers}
         self.pinger = self._pinger(config)
+        self.credentials = Credentials(lambda: self.senders, clock)
 
     # -- building, and building anew ----------------------------------------------------------
 
@@ -141,6 +143,7 @@ class Desk:
         """Begin to deliver what is queued."""
         for sender in self.senders.values():
             sender.start()
+        self.credentials.start()
 
     def watch(self) -> None:
         """Evaluation begins: ping from now on."""
@@ -168,6 +171,7 @@ class Desk:
     async def stop(self) -> None:
         """Stop pings and senders; what is undelivered stays in the outbox."""
         self._running = False
+        await self.credentials.stop()
         if self.pinger is not None:
             await self.pinger.stop()
         await asyncio.gather(*(sender.stop() for sender in self.senders.values()))
@@ -185,8 +189,9 @@ class Desk:
     # -- what the face shows and asks ---------------------------------------------------------
 
     def conditions(self) -> list[Condition]:
-        """The dead man's ping, where there is one."""
-        return [] if self.pinger is None else [self.pinger.condition()]
+        """The dead man's ping, where there is one, and each destination's credential."""
+        pinger = [] if self.pinger is None else [self.pinger.condition()]
+        return [*pinger, *self.credentials.conditions()]
 
     def admin(self, verb: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Carry out `silence.add`, `silence.list` or `silence.expire`.

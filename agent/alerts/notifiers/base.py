@@ -51,11 +51,27 @@ class Credential:
         self._reader = reader
         self._past: list[str] = []
         self.used = ""
+        self.length: int | None = None
+        """How many characters one has, where the service says so."""
         self.wanted: Callable[[str], bool] | None = None
 
     def inherit(self, other: Credential) -> None:
         """Know the values that `other` knew: a reload forgets no key that an incident needs."""
         self._past = [*other._past, *self._past]
+
+    def check(self) -> None:
+        """Look whether it could be used now; changes nothing of what a send uses. Blocking.
+
+        Raises:
+            DeliveryError: it cannot be read, or has not the form that the service takes.
+        """
+        value = self._current()
+        if not (value.isascii() and value.isprintable()) or " " in value:
+            raise self._missing("it has characters that none has", "store the credential alone")
+        if self.length is not None and len(value) != self.length:
+            raise self._missing(
+                f"it has not the {self.length} characters that one has", "store the right one"
+            )
 
     @property
     def from_environment(self) -> bool:
@@ -70,6 +86,10 @@ class Credential:
         Raises:
             DeliveryError: there is none; not permanent.
         """
+        self.used = self._chosen(self._current())
+        return self.used
+
+    def _current(self) -> str:
         try:
             raw, where = self._raw()
         except AgentError as error:
@@ -80,8 +100,7 @@ class Credential:
         if not value:
             raise self._missing(f"{where} is empty", "store the credential there")
         self._learn(self._what, value.encode())
-        self.used = self._chosen(value)
-        return self.used
+        return value
 
     def _chosen(self, current: str) -> str:
         if current not in self._past:

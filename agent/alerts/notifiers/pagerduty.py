@@ -239,6 +239,7 @@ class PagerDutyNotifier:
         self.route = Route(self.name, frozenset(config.severities))
         self.timeout: Seconds = config.timeout
         self.credential = Credential(config.routing_key, "PagerDuty routing key", reader, learn)
+        self.credential.length = 32
         self._url = config.url
         self._style = Style(
             severities={**SEVERITIES, **config.severity_map},
