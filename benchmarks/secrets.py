@@ -4,7 +4,10 @@
   exit_after_auth, by turns; peak memory of both
 - cold `init` of 50 AWS secrets against moto
 - a first provider that accepts and says nothing: how long the first read takes, and later ones
-- a cached read
+- a cached read, and AES-256-GCM of 1 KiB
+- beside a running `bao agent`: steady memory, requests while nothing changes; how soon a write is
+  seen, whole, at looks of 5 s and of 1 s
+- memory over thousands of refreshes; thousands of rotations under readers
 The servers are real and on loopback; nothing is mocked. They come with the `dev` extra.
 """
 
@@ -22,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.harness import Bar, Run, arguments, compiled, finish, median, timed
+from benchmarks.secretsrun import measure_loops, measure_running
 from tests import servers
 from tests.faults.proxy import FaultServer, silent
 
@@ -47,17 +51,17 @@ def agent_config(folder: Path, directory: Path, provider: str) -> Path:
     return path
 
 
-def bao_config(folder: Path, memory: Path, url: str, token: Path) -> Path:
-    """The same 50 secrets as OpenBao's agent writes them."""
+def bao_config(folder: Path, memory: Path, url: str, token: Path, *, once: bool = True) -> Path:
+    """The same 50 secrets as OpenBao's agent writes them: once, or for as long as it runs."""
     templates = "".join(
         f'template {{\n  destination = "{memory}/{name}.json"\n  perms = "0400"\n'
         f'  contents = "{{{{ with secret \\"secret/data/{name}\\" }}}}'
         '{{ .Data.data | toJSON }}{{ end }}"\n}\n'
         for name in NAMES
     )
-    path = folder / "bao-agent.hcl"
+    path = folder / f"bao-agent-{once}.hcl"
     path.write_text(
-        f'vault {{\n  address = "{url}"\n}}\nexit_after_auth = true\n'
+        f'vault {{\n  address = "{url}"\n}}\nexit_after_auth = {str(once).lower()}\n'
         'auto_auth {\n  method "token_file" {\n'
         f'    config = {{ token_file_path = "{token}" }}\n  }}\n}}\n{templates}'
     )
@@ -162,6 +166,14 @@ def measure_failover(folder: Path, bao: servers.Bao, rounds: int) -> list[Bar]:
     ]
 
 
+def measure_sealing() -> Bar:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    cipher, data = AESGCM(bytes(range(32))), os.urandom(1024)
+    times = [seconds(lambda: cipher.encrypt(os.urandom(12), data, b"name")) for _ in range(20_000)]
+    return Bar("AES-256-GCM of 1 KiB, median", median(times) * 1e6, 10, "µs")
+
+
 def service_of(section: dict[str, object]) -> SecretsService:
     # only now: what this process weighs would count in the children measured before
     from agent.clock import SystemClock
@@ -202,7 +214,7 @@ def main() -> int:
         print("OpenBao is not installed: run by .venv-dev/bin/python")
         return 1
     compiled()
-    rounds = 7 if options.quick else 21
+    rounds = 5 if options.quick else 21
     folder = Path(tempfile.mkdtemp(prefix="jules-bench-"))
     memory = Path(tempfile.mkdtemp(prefix="jules-bench-", dir="/dev/shm"))
     try:
@@ -210,7 +222,12 @@ def main() -> int:
             bao = stack.enter_context(servers.bao(folder))
             moto = stack.enter_context(servers.moto(folder))
             bars = measure_init(folder, memory, bao, moto, rounds)
+            peer = bao_config(folder, memory / "peer", bao.url, folder / "token", once=False)
+            remove(memory / "peer")
+            bars += measure_running(folder, memory, bao, NAMES, peer, options.quick)
             bars += measure_failover(folder, bao, rounds)
+            bars.append(measure_sealing())
+            bars += measure_loops(folder, memory, bao.url, NAMES[1], options.quick)
     finally:
         for path in (folder, memory):
             remove(path)

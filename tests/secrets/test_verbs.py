@@ -143,3 +143,35 @@ def test_a_key_file_is_never_replaced_and_appears_whole(tmp_path: Path) -> None:
     with pytest.raises(KeyFileError):
         verbs.new_key_file(tmp_path / "none" / "k")
     assert os.listdir(tmp_path) == ["k"]
+
+
+def test_rotate_makes_a_new_value_and_says_its_version_but_never_the_value(run: Run) -> None:
+    run(
+        *("secrets", "put", "database/main", "--type", "database_password"),
+        value=b'{"host": "h", "password": "before"}',
+    )
+    done = run("secrets", "rotate", "database/main", "--json", "--length", "30")
+    told = {"name": "database/main", "provider": "local", "version": "2"}
+    assert json.loads(done.stdout) == told
+    tree = json.loads(run("secrets", "get", "database/main").stdout)
+    assert tree["host"] == "h"
+    assert len(tree["password"]) == 30
+    assert tree["password"].encode() not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("rotate", "a", "--provider", "vault"), b"vault is not configured"),
+        (("rotate", "a", "--root", "x"), b"--root is Vault's"),
+        (("get", "a", "--version", "1"), b"the local store keeps"),
+        (("get", "a", "--provider", "aws", "--previous"), b"--previous is the local store's"),
+        (("put", "a", "--cas", "1"), b"no check-and-set"),
+    ],
+)
+def test_an_option_of_another_provider_is_a_usage_error(
+    run: Run, words: tuple[str, ...], told: bytes
+) -> None:
+    done = run("secrets", *words, value=b'"x"')
+    assert done.returncode == 2
+    assert told in done.stderr
