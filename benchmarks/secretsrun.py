@@ -288,4 +288,5 @@ def read(directory: str, ends: Any, answers: Any) -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"growth": growth, "rotate": rotate}[sys.argv[1]](*sys.argv[2:])))
+    loop, *given = sys.argv[1:]
+    print(json.dumps(growth(*given) if loop == "growth" else rotate(*given)))

@@ -12,10 +12,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from agent.secrets.cache import MAX_ENTRIES, RETRY_AFTER, Cache
+from agent.secrets.cache import LONGEST_RETRY, MAX_ENTRIES, RETRY_AFTER, Cache
 from agent.secrets.errors import DeniedError, NotFoundError, SecretsError, UnavailableError
 from agent.secrets.model import SecretValue, secret_name
-from agent.units import Seconds
+from agent.units import Seconds, SecretName
 from tests.faults.clock import FakeClock
 from tests.secrets.conftest import FakeProvider
 
@@ -25,13 +25,27 @@ STALE = Seconds(3600.0)
 DOWN = UnavailableError("down")
 
 
-def cache_of(provider: FakeProvider, clock: FakeClock) -> tuple[Cache, Counter[str]]:
+def cache_of(
+    provider: FakeProvider,
+    clock: FakeClock,
+    bounds: dict[SecretName, Seconds] | None = None,
+    roll: float = 0.0,
+) -> tuple[Cache, Counter[str]]:
     told: Counter[str] = Counter()
 
     def count(result: str) -> None:
         told[result] += 1
 
-    return Cache(provider.read, clock, ttl=TTL, max_stale=STALE, told=count), told
+    made = Cache(
+        provider.read,
+        clock,
+        ttl=TTL,
+        max_stale=STALE,
+        told=count,
+        bounds=bounds,
+        roll=lambda: roll,
+    )
+    return made, told
 
 
 def test_within_the_ttl_the_provider_is_asked_once(provider: FakeProvider) -> None:
@@ -347,3 +361,86 @@ class CacheMachine(RuleBasedStateMachine):
 
 TestCacheMachine = CacheMachine.TestCase
 TestCacheMachine.settings = settings(deadline=None, max_examples=60, stateful_step_count=30)
+
+
+def test_a_name_that_goes_on_failing_is_asked_for_ever_less_and_the_others_as_before(
+    provider: FakeProvider,
+) -> None:
+    provider.values["a"], provider.values["b"] = DOWN, b"1"
+    clock = FakeClock()
+    cache, _ = cache_of(provider, clock, roll=1.0)
+    cache.get(secret_name("b"))
+    pauses = []
+    for _ in range(7):
+        with pytest.raises(UnavailableError):
+            cache.get(A)
+        pauses.append(cache.due_in(A))
+        clock.tick(cache.due_in(A))
+    assert pauses == [5, 10, 20, 40, *[LONGEST_RETRY] * 3]
+    provider.values["a"] = b"1"
+    cache.get(A)
+    provider.values["a"] = DOWN
+    clock.tick(TTL)
+    cache.get(A)
+    assert cache.due_in(A) == RETRY_AFTER
+    assert provider.calls.count("b") == 1
+
+
+@pytest.mark.parametrize("roll", [0.0, 0.5, 1.0])
+def test_a_value_is_due_up_to_a_tenth_of_its_ttl_early_and_fresh_until_its_end(
+    provider: FakeProvider, roll: float
+) -> None:
+    provider.values["a"] = b"1"
+    clock = FakeClock()
+    cache, _ = cache_of(provider, clock, roll=roll)
+    cache.get(A)
+    assert cache.due_in(A) == pytest.approx(TTL * (1 - 0.1 * roll))
+    clock.tick(TTL - 0.1)
+    cache.get(A)
+    assert len(provider.calls) == 1
+
+
+def test_what_was_read_in_one_call_is_due_together(provider: FakeProvider) -> None:
+    provider.values.update({"a": b"1", "b": b"2"})
+    rolls = iter((0.3, 0.9))
+    cache = Cache(provider.read, FakeClock(), ttl=TTL, max_stale=STALE, roll=lambda: next(rolls))
+    names = [A, secret_name("b")]
+    cache.refresh_many(names, lambda asked: {name: provider.read(name) for name in asked})
+    assert len({cache.due_in(name) for name in names}) == 1
+
+
+def test_a_bound_of_its_own_ends_a_value_sooner_and_the_others_live_on(
+    provider: FakeProvider,
+) -> None:
+    b = secret_name("b")
+    provider.values.update({"a": b"1", "b": b"2"})
+    clock = FakeClock()
+    cache, _ = cache_of(provider, clock, bounds={A: Seconds(400.0)})
+    cache.get(A)
+    cache.get(b)
+    provider.values.update({"a": DOWN, "b": DOWN})
+    clock.tick(401)
+    with pytest.raises(UnavailableError):
+        cache.get(A)
+    assert cache.get(b).value.reveal() == b"2"
+
+
+def test_a_doubted_value_is_asked_for_again_and_serves_on_while_the_provider_fails(
+    provider: FakeProvider,
+) -> None:
+    provider.values["a"] = b"1"
+    clock = FakeClock()
+    cache, _ = cache_of(provider, clock)
+    cache.get(A)
+    clock.tick(10)
+    cache.doubt()
+    provider.values["a"] = DOWN
+    assert cache.get(A).value.reveal() == b"1"
+    assert cache.age(A) == Seconds(10.0)
+    provider.values["a"] = b"2"
+    clock.tick(RETRY_AFTER)
+    cache.doubt()
+    assert cache.get(A).value.reveal() == b"2"
+    cache.doubt(but=[A])
+    cache.get(A)
+    assert len(provider.calls) == 3

@@ -276,3 +276,38 @@ async def test_no_value_is_in_what_the_face_shows(config: Make, store: LocalStor
     job = job_of(config(wants("a")))
     await job.refresh()
     assert "topsecret" not in repr((job.snapshot(), job.conditions()))
+
+
+async def test_a_value_that_fails_its_probe_is_held_back_and_said_aloud(
+    config: Make, store: LocalStore, memory: Path, tmp_path: Path
+) -> None:
+    allowed = tmp_path / "allowed"
+    allowed.write_text("1")
+    probe = {"kind": "command", "command": ["/bin/sh", "-c", f'test "$(cat)" = "$(cat {allowed})"']}
+    store.write(A, b"1", kind="bytes")
+    told = tmp_path / "told"
+    job = job_of(
+        config(
+            wants("a", format="raw", probe=probe),
+            check_interval=0.02,
+            on_change=[{"command": ["/bin/sh", "-c", f"echo $JULES_SECRETS >> {told}"]}],
+        )
+    )
+
+    async def body() -> None:
+        await until(lambda: memory.exists() and shown(memory) == {"a": b"1"}, "first")
+        assert condition(job, "secrets-proven").ok
+        store.write(A, b"2", kind="bytes")
+        await until(lambda: not condition(job, "secrets-proven").ok, "held back")
+        assert shown(memory) == {"a": b"1"}
+        assert "ended with 1" in job.snapshot()["items"][0]["error"]
+        assert condition(job, "secrets-published").ok
+        assert not told.exists()
+        allowed.write_text("3")
+        store.write(A, b"3", kind="bytes")  # another value is tried at once
+        await until(lambda: shown(memory) == {"a": b"3"}, "proven")
+        await until(lambda: told.exists() and told.read_text() == "a\n", "told")
+        assert condition(job, "secrets-proven").ok
+        assert condition(job, "secrets-told").ok
+
+    await running(job, body)
