@@ -259,9 +259,13 @@ class Judge:
                 transitions: list[Transition] = []
             else:
                 elements = self._elements(judged.rule, result, looks_at)
-                if over := _over(group, len(elements)):
-                    judged.last_error = over
-                    elements = _first(group.limit, elements, judged.alerts)
+                limit = group.limit or MOST_ALERTS
+                if len(elements) > limit:
+                    judged.last_error = _over(group, len(elements)) or (
+                        f"gives {len(elements)} alerts, of which the first {limit} are kept;"
+                        " its group sets no limit of its own"
+                    )
+                    elements = _first(limit, elements, judged.alerts)
                 moved = advance(judged.timing, judged.alerts, elements, at, collected)
                 judged.alerts, transitions = moved.alerts, moved.transitions
                 if judged.alerts or judged.wrote:
@@ -336,6 +340,10 @@ def _open_windows(rules: Iterable[Judged]) -> None:
         judged.window = max(ranges, default=NO_WINDOW)
         if isinstance(judged.rule, RecordRule):
             recorded[judged.rule.name] = judged.window
+
+
+MOST_ALERTS = 1000
+"""Alerts of one rule whose group sets no `limit`: a flood beyond it would hold up all others."""
 
 
 def _seconds(duration: str) -> Seconds:

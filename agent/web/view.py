@@ -165,6 +165,9 @@ def _why(item: Mapping[str, Any]) -> Node:
 
 # -- alerts -----------------------------------------------------------------------------------
 
+_MOST_CARDS = 100
+"""Alerts that the page shows, the firing ones first; `/api/v1/alerts` has them all."""
+
 
 def _alerts(status: Mapping[str, Any], now: UnixTime) -> Node:
     alerts = status.get("alerts")
@@ -172,7 +175,11 @@ def _alerts(status: Mapping[str, Any], now: UnixTime) -> Node:
         return section("Alerts", el("p", "quiet", "Switched off here."))
     order = {"firing": 0, "pending": 1}
     found = sorted(alerts["alerts"], key=lambda a: (order.get(a["state"], 2), a["active_at"]))
-    cards = el("ul", "cards", *(_alert(alert, now) for alert in found)) if found else None
+    shown_here, beyond = found[:_MOST_CARDS], len(found) - _MOST_CARDS
+    rows = [_alert(alert, now) for alert in shown_here]
+    if beyond > 0:
+        rows.append(el("li", "quiet", f"and {beyond} more"))
+    cards = el("ul", "cards", *rows) if found else None
     aside = f"{alerts['rules']} rules over {alerts['series']} series"
     nothing = None if found else el("p", "quiet", "Nothing fires, nothing is pending.")
     return section(

@@ -141,6 +141,18 @@ async def test_a_limit_keeps_the_first_n_and_says_so(tmp_path: Path) -> None:
     assert sorted(alert.labels["a"] for alert in judge.alerts()) == ["2", "3"]
 
 
+async def test_a_rule_without_a_limit_keeps_a_thousand_alerts_and_says_how_many_there_were(
+    tmp_path: Path,
+) -> None:
+    store = SeriesStore(5000, Seconds(60.0))
+    judge = Judge(load_rules([str(write(tmp_path, rule("x > 0")))]), store, NullRecorder(), {})
+    store.ingest({"job": "t"}, 0.0, "".join(f'x{{a="{n}"}} 1\n' for n in range(1200)).encode())
+    await judge.judge(UnixTime(0.0), Seconds(60.0), Seconds(1.0))
+    assert len(list(judge.alerts())) == 1000
+    (judged,) = judge.rules()
+    assert "gives 1200 alerts, of which the first 1000 are kept" in str(judged.last_error)
+
+
 async def test_a_query_offset_looks_into_the_past_and_group_labels_are_inherited(
     tmp_path: Path,
 ) -> None:

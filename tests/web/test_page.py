@@ -54,6 +54,15 @@ def hostile() -> FakeFace:
 # -- what is said -----------------------------------------------------------------------------
 
 
+def test_a_flood_of_alerts_is_shown_as_the_first_hundred_and_how_many_more() -> None:
+    face = FakeFace()
+    face.tree["alerts"]["alerts"] = [PENDING] * 20_000 + [FIRING]
+    html = page(face.status(), UnixTime(NOW)).decode()
+    assert "and 19901 more" in parse(html).text
+    assert html.count(FIRING["name"]) >= 1  # what fires comes first
+    assert len(html) < 200_000
+
+
 def test_green_says_so_and_what_is_live() -> None:
     seen = served(FakeFace())
     assert seen.title == "✓ All well · trader-7c9f-2xkqv"
