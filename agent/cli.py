@@ -27,7 +27,8 @@ Verb = Callable[[argparse.Namespace], int]
 
 
 def build_parser(asked: str | None = None) -> argparse.ArgumentParser:
-    """The grammar of the command: whole, or with the verbs of no other group than `asked`."""
+    """The grammar of the command: whole, or that of the verb or group `asked` alone, since each
+    other one costs the init container a part of its start."""
     parser = argparse.ArgumentParser(
         prog="jules-agent",
         description="Secrets, model bundles and alerts beside one trading pod.",
@@ -42,22 +43,16 @@ def build_parser(asked: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--config", metavar="FILE", help=argparse.SUPPRESS)  # before the verb too
     parser.add_argument("--json", action="store_true", help=argparse.SUPPRESS)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-
-    def verb(name: str, target: str, text: str) -> argparse.ArgumentParser:
-        made = verbs.add_parser(name, parents=[common], help=text, description=text)
-        made.set_defaults(target=target)
-        return made
-
-    verb("init", "init:init", "fetch secrets and stage a verified bundle, then exit")
-    verb("run", "run:run", "run the agent until SIGTERM")
-    verb("status", "status:status", "what the running agent says of itself")
-    _check(verb("check", "check:check", "look over configuration, rules and environment"))
-    verb("reload", "status:reload", "make the running agent read its configuration again")
-    _demo(verb("demo", "demo:demo", "play the whole story on this machine"))
-    for name, text, fill in _GROUPS:
-        group = verbs.add_parser(name, help=text)
-        if asked in (None, name):
-            fill(group, common)
+    known = {name for name, *_ in (*_VERBS, *_GROUPS)}
+    for name, target, text, fill in _VERBS:
+        if asked == name or asked not in known:
+            made = verbs.add_parser(name, parents=[common], help=text, description=text)
+            made.set_defaults(target=target)
+            if fill is not None:
+                fill(made)
+    for name, text, fill_group in _GROUPS:
+        if asked == name or asked not in known:
+            fill_group(verbs.add_parser(name, help=text), common)
     return parser
 
 
@@ -248,6 +243,14 @@ def _alerts(parent: argparse.ArgumentParser, common: argparse.ArgumentParser) ->
     expire.add_argument("id", help="as `alerts silence list` shows it, or its beginning")
 
 
+_VERBS: tuple[tuple[str, str, str, Callable[[argparse.ArgumentParser], None] | None], ...] = (
+    ("init", "init:init", "fetch secrets and stage a verified bundle, then exit", None),
+    ("run", "run:run", "run the agent until SIGTERM", None),
+    ("status", "status:status", "what the running agent says of itself", None),
+    ("check", "check:check", "look over configuration, rules and environment", _check),
+    ("reload", "status:reload", "make the running agent read its configuration again", None),
+    ("demo", "demo:demo", "play the whole story on this machine", _demo),
+)
 _GROUPS = (
     ("secrets", "the local store and the published set", _secrets),
     ("bundle", "publish, deploy, roll back", _bundle),

@@ -40,7 +40,7 @@ def init(arguments: argparse.Namespace) -> int:
 
 
 def _steps(config: Config) -> dict[str, Any]:
-    audit = AuditLog(config.state_path, **config.audit.model_dump())
+    audit = AuditLog(config.state_path, **dict(config.audit))
     told: dict[str, Any] = {}
     try:
         if config.secrets.enabled:
