@@ -208,6 +208,7 @@ async def test_an_engine_issues_anew_and_the_probe_logs_in_before_the_flip(
             assert leased.can_log_in(one["username"], one["password"])
 
     await running(job, body)
+    job._service.chain.close()
     verbs.rotate(section, "vault", "db", Wish(), root="ledger")
     with pytest.raises(UsageError, match="issued by an engine"):
         verbs.get(section, "vault", "db", None, state=None)
