@@ -33,7 +33,7 @@ from agent.configrouting import (
     Storm,
 )
 from agent.configsecrets import Audit, Secrets
-from agent.configstores import Trust
+from agent.configstores import BundleStore, Trust
 from agent.configtypes import Duration, FilePath, HttpUrl, Positive, Section, Size, left_out
 from agent.units import AbsolutePath, Bytes, Seconds
 
@@ -54,13 +54,6 @@ class Web(Section):
     admin_socket: FilePath | None = Field(
         None, description="Unix socket for changing verbs, mode 0600; default STATE_DIR/admin.sock."
     )
-
-
-class FolderStore(Section):
-    """A bundle store that is a folder: `channels/ENV.json` and `bundles/VERSION/`."""
-
-    path: FilePath
-    poll: Positive = Field(Seconds(10.0), description="Slow poll behind inotify.")
 
 
 class TraderHealth(Section):
@@ -96,7 +89,7 @@ class Bundles(Section):
 
     enabled: bool = True
     root: FilePath = AbsolutePath(Path("/opt/intradayjules/models"))
-    store: FolderStore | None = Field(None, description="Where desired versions come from.")
+    store: BundleStore | None = Field(None, description="Where desired versions come from.")
     channel: str | None = Field(
         None, pattern=r"^[A-Za-z0-9_.-]+$", description="Default: the environment's name."
     )
@@ -255,6 +248,10 @@ class Config(Section):
                 "bundles.trust.keys names no key, and bundles must be signed here: name the"
                 " publisher's (`jules-agent bundle new-key`), or set bundles.trust.required: false"
             )
+        url = bundles.store.url if bundles.store else None
+        plain = url is not None and url.startswith("http:") and not is_loopback(url)
+        if plain and not demanded and self.environment != "development":
+            raise ValueError("bundles.store.url without TLS and without signatures: use https")
 
     @property
     def state_path(self) -> AbsolutePath:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from agent.configtypes import Section
+from agent.configtypes import FilePath, HttpUrl, Positive, Section, Size
+from agent.units import Seconds
 
 _KEY_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _KEY_BYTES = 32
@@ -62,3 +63,56 @@ class Trust(Section):
     def demanded(self, *, production: bool) -> bool:
         """Whether a bundle must be signed."""
         return (production or bool(self.keys)) if self.required is None else self.required
+
+
+_STORE_OPTIONS: dict[str, tuple[str, ...]] = {
+    "folder": ("path",),
+    "http": (
+        "url", "ca_file", "token_file", "redirects", "streams", "bandwidth", "timeout",
+    ),
+}  # fmt: skip
+_STORE_NEEDS = {"folder": "path", "http": "url"}
+
+
+class BundleStore(Section):
+    """Where `channels/CHANNEL.json` and `bundles/VERSION/` are."""
+
+    type: Literal["folder", "http"] = Field("folder", description="What kind of store it is.")
+    path: FilePath | None = Field(None, description="folder: where `channels/` and `bundles/` are.")
+    url: HttpUrl | None = Field(
+        None, description="http: what `channels/` and `bundles/` are below."
+    )
+    poll: Positive = Field(
+        Seconds(10.0), description="How often it is asked; for a folder, a net behind inotify."
+    )
+    ca_file: FilePath | None = Field(
+        None, description="http: PEM of the authorities that count; default: the system's."
+    )
+    token_file: FilePath | None = Field(
+        None, description="http: file with a bearer token; read again for each request."
+    )
+    redirects: tuple[str, ...] = Field(
+        (), description="http: other hosts that a redirect may lead to; they get no token."
+    )
+    streams: int = Field(4, ge=1, le=16, description="http: parts of a file fetched at once.")
+    bandwidth: Annotated[Size, Field(gt=0)] | None = Field(
+        None, description="http: most bytes a second, over all streams; default: no limit."
+    )
+    timeout: Positive = Field(Seconds(10.0), description="http: longest wait for a next byte.")
+
+    @model_validator(mode="after")
+    def _fits_type(self) -> BundleStore:
+        needed = _STORE_NEEDS[self.type]
+        if getattr(self, needed) is None:
+            raise ValueError(f"a store of type {self.type} needs `{needed}`")
+        for option in sorted(self.model_fields_set - {"type", "poll"}):
+            if option not in _STORE_OPTIONS[self.type] and getattr(self, option) is not None:
+                raise ValueError(f"`{option}` means nothing to a store of type {self.type}")
+        if self.url is not None and ("@" in self.url or "?" in self.url or "#" in self.url):
+            raise ValueError("`url` has a user, a query or a fragment: use `token_file`")
+        return self
+
+    @property
+    def place(self) -> str:
+        """Its path or address, for a message."""
+        return str(self.path or self.url)

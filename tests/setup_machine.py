@@ -15,6 +15,7 @@ PACKAGES = {
     "promtool": "prometheus",
     "prometheus-alertmanager": "prometheus-alertmanager",
     "amtool": "prometheus-alertmanager",
+    "nginx": "nginx-light",
     "chromium": "chromium",
     "chromedriver": "chromium-driver",
     "strace": "strace",

@@ -24,12 +24,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent import fs
+from agent.bundles import parts
 from agent.bundles.copying import copy_file, link, write_new
 from agent.bundles.errors import BundleError, NoRoomError, RejectedError, RolloutError
 from agent.bundles.folders import check_path
 from agent.bundles.layout import AGENT_LOCK, Layout
 from agent.bundles.manifest import compose_manifest, parse_manifest
 from agent.bundles.model import MANIFEST, SIGNATURES, FileEntry, Manifest
+from agent.bundles.parts import Parts, Resumable
 from agent.bundles.stores.base import Store, StoreFile
 from agent.bundles.verified import Verified, sound, verify
 from agent.config import Limits
@@ -74,7 +76,7 @@ def sweep(layout: Layout) -> list[str]:
     """Remove every leftover of a kill; return their names."""
     swept = []
     for name in sorted(os.listdir(layout.staging)):
-        if name in ("lock", AGENT_LOCK):
+        if name in ("lock", AGENT_LOCK, parts.FOLDER):
             continue
         path = layout.staging / name
         if path.is_dir() and not path.is_symlink():
@@ -130,11 +132,13 @@ def copy(
     listing = store.files(version)
     _check_listing(version, listing, manifest, limits)
     links = _linkable(layout, manifest, verified) if manifest else {}
-    _check_room(layout, manifest, listing, links, limits)
+    held = Parts(layout.staging)
+    held.keep_only([entry.digest for entry in manifest.files] if manifest else ())
+    _check_room(layout, manifest, listing, links, limits, held)
     folder = layout.staging / f"{version}.{secrets.token_hex(6)}"
     try:
         os.mkdir(folder, 0o700)
-        draft = _fill(store, version, folder, listing, manifest, links, verified, stop)
+        draft = _fill(store, version, folder, listing, manifest, links, verified, held, stop)
         if signatures is not None:
             write_new(folder / SIGNATURES, signatures)
             fs.fsync_dir(folder)
@@ -320,11 +324,14 @@ def _check_room(
     listing: list[StoreFile],
     links: dict[Digest, Path],
     limits: Limits,
+    held: Parts,
 ) -> None:
+    need: int
     if manifest is None:
         need = sum(file.size for file in listing)
     else:
-        need = sum(entry.size for entry in manifest.files if entry.digest not in links)
+        new = [entry for entry in manifest.files if entry.digest not in links]
+        need = sum(max(0, entry.size - held.held(entry.digest)) for entry in new)
     free = fs.free_bytes(layout.root)
     if free < need + limits.headroom:
         raise NoRoomError(
@@ -342,6 +349,7 @@ def _fill(
     manifest: Manifest | None,
     links: dict[Digest, Path],
     verified: Verified,
+    held: Parts,
     stop: Callable[[], bool],
 ) -> Draft:
     copied, linked = 0, 0
@@ -354,8 +362,11 @@ def _fill(
         if entry is not None and link(links.get(entry.digest), target):
             linked += 1
             continue
-        with store.open(version, file.path) as source:
-            digest = copy_file(source, target, version, file, entry, stop)
+        if entry is not None and isinstance(store, Resumable):
+            digest = held.fetch(store, version, entry, target, stop)
+        else:
+            with store.open(version, file.path) as source:
+                digest = copy_file(source, target, version, file, entry, stop)
         verified.learn(target, digest)
         seen.append(FileEntry(file.path, file.size, digest))
         copied += file.size

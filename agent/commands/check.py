@@ -118,12 +118,21 @@ def _bundles(config: Config) -> Iterator[Finding]:
     store = config.bundles.store
     if store is None:
         yield Finding("warn", "no bundle store is configured", "set bundles.store")
-    elif not (store.path / "channels" / f"{config.channel}.json").is_file():
+        return
+    from agent.bundles.stores.make import make_store
+
+    made = make_store(config.bundles)
+    try:
+        desired = made.desired(config.channel) if made else None
+    except AgentError as error:
+        yield Finding("warn", str(error), error.remedy)
+        return
+    if desired is None:
         yield Finding(
             "warn", f"the store has no channel {config.channel}", "publish with `bundle publish`"
         )
     else:
-        yield Finding("good", f"the store {store.path} has channel {config.channel}")
+        yield Finding("good", f"the store {store.place} has channel {config.channel}")
 
 
 def _rules(config: Config) -> Iterator[Finding]:

@@ -193,9 +193,13 @@ def _where(arguments: argparse.Namespace) -> tuple[Path, str]:
             raise UsageError("no store named", "give --store and --channel, or --config")
         config = read_config(arguments)
         channel = channel or config.channel
-        if store is None and config.bundles.store is None:
-            raise UsageError("bundles.store is not configured", "give --store FOLDER")
-        store = store or str(config.bundles.store.path if config.bundles.store else "")
+        if store is None:
+            told = config.bundles.store
+            if told is None or told.path is None:
+                raise UsageError(
+                    "bundles.store is no folder that could be written", "give --store FOLDER"
+                )
+            store = str(told.path)
     return Path(store).absolute(), channel
 
 

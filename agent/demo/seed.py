@@ -50,7 +50,7 @@ def _missing(config: Config, receiver: str) -> list[tuple[list[str], bytes | Non
         if name not in there:
             wanted.append((["secrets", "put", name, "--type", kind], json.dumps(value).encode()))
     store = config.bundles.store
-    if store is not None and not (store.path / "channels" / f"{config.channel}.json").exists():
+    if store and store.path and not (store.path / "channels" / f"{config.channel}.json").exists():
         wanted.append((["bundle", "publish", str(FIRST)], None))
     return wanted
 

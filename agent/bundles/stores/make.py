@@ -14,4 +14,12 @@ if TYPE_CHECKING:
 
 def make_store(config: Bundles) -> Store | None:
     """The configured store; None where there is none. Nothing is connected or read yet."""
-    return FolderStore(Path(config.store.path)) if config.store else None
+    store = config.store
+    if store is None:
+        return None
+    if store.type == "http":
+        from agent.bundles.stores.http import HttpStore
+
+        return HttpStore(store)
+    assert store.path is not None  # the configuration's own check
+    return FolderStore(Path(store.path))
