@@ -145,9 +145,9 @@ def measure_running(
         stack.enter_context(process([*agent, str(config)], log))
         wait(lambda: (mine / names[-1]).with_suffix(".json").exists(), log)
         began, before = time.monotonic(), count.requests
-        time.sleep(4.0 if quick else 20.0)
+        time.sleep(2.0 if quick else 20.0)
         rate = (count.requests - before) / (time.monotonic() - began)
-        seen = visible(bao, mine, names, 7 if quick else 40, log, spread=1.0)
+        seen = visible(bao, mine, names, 5 if quick else 40, log, spread=1.0)
         beside = f"median of {len(seen)}; {rate:.2f} requests/s while nothing changes"
         bars.append(Bar("write until seen, 1 s", median(seen), 0.5, "s", beside))
     return bars
