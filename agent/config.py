@@ -248,10 +248,10 @@ class Config(Section):
                 "bundles.trust.keys names no key, and bundles must be signed here: name the"
                 " publisher's (`jules-agent bundle new-key`), or set bundles.trust.required: false"
             )
-        url = bundles.store.url if bundles.store else None
+        url = (bundles.store.url or bundles.store.endpoint) if bundles.store else None
         plain = url is not None and url.startswith("http:") and not is_loopback(url)
         if plain and not demanded and self.environment != "development":
-            raise ValueError("bundles.store.url without TLS and without signatures: use https")
+            raise ValueError("bundles.store without TLS and without signatures: use https")
 
     @property
     def state_path(self) -> AbsolutePath:

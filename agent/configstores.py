@@ -65,28 +65,48 @@ class Trust(Section):
         return (production or bool(self.keys)) if self.required is None else self.required
 
 
+_WEB = ("ca_file", "streams", "bandwidth", "timeout")
 _STORE_OPTIONS: dict[str, tuple[str, ...]] = {
     "folder": ("path",),
-    "http": (
-        "url", "ca_file", "token_file", "redirects", "streams", "bandwidth", "timeout",
+    "http": ("url", "token_file", "redirects", *_WEB),
+    "s3": (
+        *("bucket", "prefix", "region", "endpoint", "bucket_owner", "credentials_file", "profile"),
+        *_WEB,
     ),
-}  # fmt: skip
-_STORE_NEEDS = {"folder": "path", "http": "url"}
+}
+_STORE_NEEDS = {"folder": "path", "http": "url", "s3": "bucket"}
 
 
 class BundleStore(Section):
     """Where `channels/CHANNEL.json` and `bundles/VERSION/` are."""
 
-    type: Literal["folder", "http"] = Field("folder", description="What kind of store it is.")
+    type: Literal["folder", "http", "s3"] = Field("folder", description="What kind of store it is.")
     path: FilePath | None = Field(None, description="folder: where `channels/` and `bundles/` are.")
     url: HttpUrl | None = Field(
         None, description="http: what `channels/` and `bundles/` are below."
     )
+    bucket: str | None = Field(
+        None, pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", description="s3: the bucket."
+    )
+    prefix: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9_.=/-]*$",
+        description="s3: what the names of its objects begin with.",
+    )
+    region: str = Field("us-east-1", pattern=r"^[a-z0-9-]+$", description="s3: the region.")
+    endpoint: HttpUrl | None = Field(None, description="s3: another service than AWS's own.")
+    bucket_owner: str | None = Field(
+        None, pattern=r"^\d{12}$", description="s3: account that must own the bucket."
+    )
+    credentials_file: FilePath | None = Field(
+        None, description="s3: a shared credentials file; read again for each request."
+    )
+    profile: str = Field("default", description="s3: the heading in that file.")
     poll: Positive = Field(
         Seconds(10.0), description="How often it is asked; for a folder, a net behind inotify."
     )
     ca_file: FilePath | None = Field(
-        None, description="http: PEM of the authorities that count; default: the system's."
+        None, description="http, s3: PEM of the authorities that count; default: the system's."
     )
     token_file: FilePath | None = Field(
         None, description="http: file with a bearer token; read again for each request."
@@ -94,11 +114,11 @@ class BundleStore(Section):
     redirects: tuple[str, ...] = Field(
         (), description="http: other hosts that a redirect may lead to; they get no token."
     )
-    streams: int = Field(4, ge=1, le=16, description="http: parts of a file fetched at once.")
+    streams: int = Field(4, ge=1, le=16, description="http, s3: parts of a file fetched at once.")
     bandwidth: Annotated[Size, Field(gt=0)] | None = Field(
-        None, description="http: most bytes a second, over all streams; default: no limit."
+        None, description="http, s3: most bytes a second, over all streams; default: no limit."
     )
-    timeout: Positive = Field(Seconds(10.0), description="http: longest wait for a next byte.")
+    timeout: Positive = Field(Seconds(10.0), description="http, s3: longest wait for a next byte.")
 
     @model_validator(mode="after")
     def _fits_type(self) -> BundleStore:
@@ -108,11 +128,12 @@ class BundleStore(Section):
         for option in sorted(self.model_fields_set - {"type", "poll"}):
             if option not in _STORE_OPTIONS[self.type] and getattr(self, option) is not None:
                 raise ValueError(f"`{option}` means nothing to a store of type {self.type}")
-        if self.url is not None and ("@" in self.url or "?" in self.url or "#" in self.url):
-            raise ValueError("`url` has a user, a query or a fragment: use `token_file`")
+        web = self.url or self.endpoint
+        if web is not None and ("@" in web or "?" in web or "#" in web):
+            raise ValueError("an address with a user, a query or a fragment")
         return self
 
     @property
     def place(self) -> str:
         """Its path or address, for a message."""
-        return str(self.path or self.url)
+        return str(self.path or self.url or f"s3://{self.bucket}/{self.prefix}".rstrip("/"))

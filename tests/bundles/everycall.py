@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import audit
-from agent.bundles.layout import Layout
+from agent.bundles.layout import AGENT_LOCK, Layout
 from agent.bundles.verified import Verified, verify
 from agent.config import Config
 from agent.daemon import Daemon
@@ -151,7 +151,7 @@ def truth(place: Path) -> None:
     assert newest[str(live)] == "ACTIVE", (live, rows)
     previous = layout.version_at(layout.previous)
     assert previous is None or (previous != live and layout.flaw(previous) is None)
-    assert os.listdir(layout.staging) == ["lock"], os.listdir(layout.staging)
+    assert set(os.listdir(layout.staging)) <= {"lock", AGENT_LOCK}, os.listdir(layout.staging)
     names = [*os.listdir(layout.root), *os.listdir(place / "state")]
     assert not [name for name in names if name.startswith(TEMP_PREFIX)], names
     for version in layout.versions():

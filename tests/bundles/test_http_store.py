@@ -39,7 +39,7 @@ BIG = os.urandom(5 * PIECE + 12345)
 
 def web(url: str, **more: Any) -> HttpStore:
     """The store at `url`."""
-    return HttpStore(BundleStore(type="http", url=url, **{"timeout": 5.0, **more}))
+    return HttpStore(BundleStore(type="http", url=url, **{"timeout": 5.0, **more}), url)
 
 
 @pytest.fixture

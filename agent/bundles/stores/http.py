@@ -41,11 +41,10 @@ class _Seen:
 class HttpStore:
     """Versions and channels below a URL. Safe from any thread."""
 
-    def __init__(self, config: BundleStore) -> None:
-        """Nothing is connected yet."""
-        assert config.url is not None  # the configuration's own check
+    def __init__(self, config: BundleStore, base: str) -> None:
+        """Nothing is connected yet. `base` is what `channels/` and `bundles/` are below."""
         self._config = config
-        self._base = config.url.rstrip("/")
+        self._base = base.rstrip("/")
         self._origin = origin_of(self._base)
         self.name = shown(self._base)
         self._pace = Pace(config.bandwidth)
@@ -154,7 +153,7 @@ class HttpStore:
         if reply.status in (401, 403):
             raise StoreError(
                 f"{shown(url)}: access is denied ({reply.status})",
-                "give the agent a token that may read: bundles.store.token_file",
+                "give the agent a token or keys that may read it",
             )
         if reply.status != 200:
             raise StoreError(f"{shown(url)}: the server answers {reply.status}", "see its log")

@@ -20,6 +20,10 @@ def make_store(config: Bundles) -> Store | None:
     if store.type == "http":
         from agent.bundles.stores.http import HttpStore
 
-        return HttpStore(store)
+        return HttpStore(store, str(store.url))
+    if store.type == "s3":
+        from agent.bundles.stores.s3 import S3Store
+
+        return S3Store(store)
     assert store.path is not None  # the configuration's own check
     return FolderStore(Path(store.path))

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from agent.aws.sigv4 import Credentials
 from agent.configbackends import Aws, Vault
 from agent.secrets.providers.aws.credentials import CredentialSource
 from agent.secrets.providers.aws.provider import AwsProvider
-from agent.secrets.providers.aws.sigv4 import Credentials
 from agent.secrets.providers.deadline import Deadline
 from agent.secrets.providers.vault.provider import VaultProvider
 from agent.units import Seconds

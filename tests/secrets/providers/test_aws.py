@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.aws.sigv4 import Credentials, signed
 from agent.secrets.errors import DeniedError, NotFoundError, UnavailableError
 from agent.secrets.model import Fetched
 from agent.secrets.providers.aws.credentials import CredentialSource, credential_source
-from agent.secrets.providers.aws.sigv4 import Credentials, signed
 from agent.secrets.providers.http import ThrottledError
 from agent.units import SecretName, UnixTime
 from tests.faults.clock import FakeClock

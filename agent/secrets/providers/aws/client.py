@@ -11,10 +11,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from agent.aws.sigv4 import signed
 from agent.clock import Clock
 from agent.secrets.errors import DeniedError, NotFoundError, SecretsError, UnavailableError
 from agent.secrets.providers.aws.credentials import CredentialSource
-from agent.secrets.providers.aws.sigv4 import signed
 from agent.secrets.providers.deadline import Deadline
 from agent.secrets.providers.http import Answer, HttpClient, ThrottledError
 from agent.units import Seconds, UnixTime

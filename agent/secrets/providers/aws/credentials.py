@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+from agent.aws.sigv4 import Credentials
 from agent.clock import Clock, SystemClock
 from agent.secrets.errors import DeniedError, SecretsError, UnavailableError
 from agent.secrets.providers.aws import xmlfields
-from agent.secrets.providers.aws.sigv4 import Credentials
 from agent.secrets.providers.deadline import Deadline, Held
 from agent.secrets.providers.http import HttpClient
 from agent.secrets.providers.tls import TlsContexts

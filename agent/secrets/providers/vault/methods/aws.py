@@ -10,7 +10,7 @@ import base64
 import json
 from typing import TYPE_CHECKING
 
-from agent.secrets.providers.aws.sigv4 import signed
+from agent.aws.sigv4 import signed
 from agent.secrets.providers.deadline import Deadline
 from agent.secrets.providers.vault.client import VaultClient
 from agent.secrets.providers.vault.session import Token, parse_auth
