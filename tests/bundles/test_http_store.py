@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -406,3 +407,24 @@ def test_closing_a_stream_early_leaves_no_thread_and_no_connection(
     stream.close()
     stream.close()
     assert stream.closed
+
+
+def test_over_tls_the_server_must_be_who_it_says(tmp_path: Path) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed")
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    words = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test"]
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
+    subprocess.run([openssl, *words, *names], check=True, capture_output=True)
+    (tmp_path / "store").mkdir()
+    published(tmp_path, "v1", "test")
+    with nginx(tmp_path / "store", tmp_path / "nginx", tls=(cert, key)) as server:
+        url = server.url.replace("http:", "https:")
+        assert web(url, ca_file=cert).desired("test") is not None
+        with pytest.raises(StoreError, match="certificate"):
+            web(url).desired("test")
+        with pytest.raises(StoreError, match="certificate"):
+            web(url.replace("127.0.0.1", "localhost"), ca_file=cert).desired("test")
+        with pytest.raises(StoreError):
+            web(server.url, ca_file=cert, timeout=2.0).desired("test")

@@ -26,7 +26,8 @@ http {{
   client_body_temp_path {tmp}/b; proxy_temp_path {tmp}/p; fastcgi_temp_path {tmp}/f;
   uwsgi_temp_path {tmp}/u; scgi_temp_path {tmp}/s;
   server {{
-    listen 127.0.0.1:{port};
+    listen 127.0.0.1:{port}{ssl};
+    {cert}
     location / {{ root {root}; {extra} }}
     location /moved/ {{ rewrite ^/moved/(.*)$ /$1 redirect; }}
     location /astray/ {{ return 302 http://localhost:{port}/channels/test.json; }}
@@ -49,8 +50,10 @@ class Nginx:
 
 
 @contextmanager
-def nginx(root: Path, tmp: Path, *, extra: str = "") -> Iterator[Nginx]:
-    """Serve `root`; skipped where there is no nginx."""
+def nginx(
+    root: Path, tmp: Path, *, extra: str = "", tls: tuple[Path, Path] | None = None
+) -> Iterator[Nginx]:
+    """Serve `root`, over TLS with a certificate and its key; skipped where there is no nginx."""
     if not os.path.exists(NGINX):
         pytest.skip("nginx is not installed")
     tmp.mkdir()
@@ -59,7 +62,10 @@ def nginx(root: Path, tmp: Path, *, extra: str = "") -> Iterator[Nginx]:
         port = probe.getsockname()[1]
     user = "user root;" if os.geteuid() == 0 else ""
     conf = tmp / "nginx.conf"
-    conf.write_text(_CONF.format(tmp=tmp, port=port, root=root, extra=extra, user=user))
+    ssl = " ssl" if tls else ""
+    cert = f"ssl_certificate {tls[0]}; ssl_certificate_key {tls[1]};" if tls else ""
+    values = {"tmp": tmp, "port": port, "root": root, "extra": extra, "user": user}
+    conf.write_text(_CONF.format(**values, ssl=ssl, cert=cert))
     command = [NGINX, "-p", str(tmp), "-e", str(tmp / "error.log"), "-c", str(conf)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         try:
