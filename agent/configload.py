@@ -12,14 +12,18 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from agent.config import Config
 from agent.errors import AgentError, Exit
 
+if TYPE_CHECKING:
+    from agent.config import Config
+    from agent.configpod import InitConfig
+
+Model = TypeVar("Model", bound=BaseModel)
 Loc = tuple[str | int, ...]
 
 SEED_VARIABLES: dict[str, Loc] = {
@@ -97,7 +101,7 @@ class _TooMuchError(Exception):
 
 
 def load_config(path: Path | None, environ: Mapping[str, str] | None = None) -> Config:
-    """Read, override and validate.
+    """Read, override and validate the whole.
 
     Args:
         path: the YAML file; None for defaults and environment alone.
@@ -106,6 +110,19 @@ def load_config(path: Path | None, environ: Mapping[str, str] | None = None) -> 
     Raises:
         ConfigError: with every problem found, each with its place and remedy.
     """
+    from agent.config import Config
+
+    return _load(path, environ, Config)
+
+
+def load_init_config(path: Path | None, environ: Mapping[str, str] | None = None) -> InitConfig:
+    """As `load_config`, without a look at `alerts`, which an init container has no use for."""
+    from agent.configpod import InitConfig
+
+    return _load(path, environ, InitConfig)
+
+
+def _load(path: Path | None, environ: Mapping[str, str] | None, model: type[Model]) -> Model:
     environ = os.environ if environ is None else environ
     tree, lines = _read(path) if path else ({}, {})
     origin: dict[Loc, str] = {}
@@ -113,7 +130,7 @@ def load_config(path: Path | None, environ: Mapping[str, str] | None = None) -> 
         _put(tree, loc, value)
         origin[loc] = variable
     try:
-        return Config.model_validate(tree)
+        return model.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(_problems(error, str(path or "defaults"), lines, origin)) from None
 

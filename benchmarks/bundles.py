@@ -30,7 +30,7 @@ from agent.bundles.retention import delete, take_away
 from agent.bundles.staging import copy, discard
 from agent.bundles.stores.folder import FolderStore
 from agent.bundles.verified import Verified, verify
-from agent.config import Limits
+from agent.configpod import Limits
 from agent.units import Bytes, Version
 from agent.web.client import call
 from benchmarks.harness import Bar, arguments, compiled, finish, median

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.configload import ConfigError, load_config
+from agent.configload import ConfigError, load_config, load_init_config
 from agent.configtypes import parse_duration, parse_size
 
 
@@ -222,3 +222,14 @@ def test_a_date_that_is_none_is_an_error_of_the_file(tmp_path: Path) -> None:
     path.write_text("environment: 2001-02-30\n")
     with pytest.raises(ConfigError, match="a date or a number"):
         load_config(path, {})
+
+
+def test_an_init_container_leaves_the_alerts_to_others_and_judges_all_the_rest(
+    tmp_path: Path,
+) -> None:
+    path = write(tmp_path, "alerts:\n  interval: soon\n")
+    assert load_init_config(path, {}).secrets == load_config(None, {}).secrets
+    assert len(problems_of(path)) == 1
+    path = write(tmp_path, "secrets:\n  cache_ttl: five\n")
+    with pytest.raises(ConfigError, match=r"agent.yaml:2: secrets\.cache_ttl"):
+        load_init_config(path, {})

@@ -16,7 +16,7 @@ from typing import Any
 from agent import fs
 from agent.bundles.freeze import frozen
 from agent.bundles.orders import Orders
-from agent.config import Limits
+from agent.configpod import Limits
 from agent.configrollouts import Bake, BakeGate, FreezeWindow
 from agent.errors import AgentError
 from agent.gates import MetricGate, Reading, Result, SecretGate

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import urllib3
 from urllib3.exceptions import HTTPError
 
-from agent.config import TraderHealth
+from agent.configpod import TraderHealth
 
 _LARGEST = 64 * 1024
 _CHUNK = 8 * 1024

@@ -29,7 +29,7 @@ from agent.bundles.trust import Proof, Trust
 from agent.bundles.verdicts import Verdicts
 from agent.bundles.verified import Verified, sound, verify
 from agent.clock import Clock
-from agent.config import Bundles
+from agent.configpod import Bundles
 from agent.telemetry.logs import get_logger
 from agent.units import UnixTime, Version
 

@@ -37,7 +37,7 @@ from agent.bundles.trust import Trust
 from agent.bundles.verdicts import Verdicts
 from agent.bundles.view import conditions, snapshot
 from agent.clock import Clock
-from agent.config import Bundles
+from agent.configpod import Bundles
 from agent.errors import AgentError, UsageError
 from agent.gates import MetricGate, RolloutTold, SecretGate
 from agent.health import Condition

@@ -35,7 +35,7 @@ from agent.bundles.staging import Draft, copy, discard, keep, prove
 from agent.bundles.stores.single import SingleFolder
 from agent.bundles.verified import Verified, verify
 from agent.clock import Clock, SystemClock
-from agent.config import Limits, TraderHealth
+from agent.configpod import Limits, TraderHealth
 from agent.errors import AgentError
 from agent.telemetry.logs import get_logger
 from agent.units import Monotonic, Seconds, Version

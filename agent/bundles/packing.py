@@ -18,7 +18,7 @@ from agent.bundles.model import MANIFEST, SIGNATURES, Manifest, Terms
 from agent.bundles.signing import Signature, add_signature, good_keys, parse_signatures
 from agent.bundles.validation import Report, validate_bundle
 from agent.bundles.verified import Verified, verify
-from agent.config import Limits
+from agent.configpod import Limits
 from agent.units import Version
 
 Signer = Callable[[bytes], Signature]

@@ -28,7 +28,7 @@ from agent.bundles.trust import Proof, Trust
 from agent.bundles.verdicts import Verdicts
 from agent.bundles.verified import Verified, verify
 from agent.clock import Clock
-from agent.config import Bundles
+from agent.configpod import Bundles
 from agent.errors import AgentError
 from agent.gates import MetricGate, RolloutTold, SecretGate
 from agent.telemetry.logs import get_logger

@@ -37,7 +37,7 @@ from agent.bundles.packing import Packed, Signer, Told, quiet, read_packed
 from agent.bundles.signing import add_signature
 from agent.bundles.stores.folder import BUNDLES, CHANNELS, FolderStore, check_channel
 from agent.bundles.validation import validate_bundle
-from agent.config import Limits
+from agent.configpod import Limits
 from agent.units import Bytes, Digest, Version
 
 _FOLDER_MODE = 0o755

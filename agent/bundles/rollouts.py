@@ -27,7 +27,7 @@ from agent.bundles.stores.base import Store
 from agent.bundles.stores.single import SingleFolder
 from agent.bundles.threads import in_thread
 from agent.bundles.verdicts import key
-from agent.config import Bundles
+from agent.configpod import Bundles
 from agent.errors import AgentError, UsageError
 from agent.telemetry.logs import get_logger
 from agent.units import Digest, Monotonic, Seconds, Version

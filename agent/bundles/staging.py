@@ -34,7 +34,7 @@ from agent.bundles.model import MANIFEST, SIGNATURES, FileEntry, Manifest
 from agent.bundles.parts import Parts, Resumable
 from agent.bundles.stores.base import Store, StoreFile
 from agent.bundles.verified import Verified, sound, verify
-from agent.config import Limits
+from agent.configpod import Limits
 from agent.units import Bytes, Digest, Version
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from agent.bundles.model import REQUIRED_FILES, Manifest
 from agent.bundles.pickles import Budget, probe, walk
 from agent.bundles.stores.base import StoreFile
 from agent.bundles.torchfile import ZIP_MAGIC, check_torch_file
-from agent.config import Limits
+from agent.configpod import Limits
 from agent.units import Bytes, Version
 
 MAX_CONFIG = 1024**2

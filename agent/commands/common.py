@@ -8,12 +8,15 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from agent.config import Config
 from agent.configload import load_config
+from agent.configpod import PodConfig
 from agent.hardening import lock_memory
 from agent.telemetry.logs import configure_logging
+
+if TYPE_CHECKING:
+    from agent.config import Config
 
 
 def config_path(arguments: argparse.Namespace) -> Path | None:
@@ -32,14 +35,14 @@ def read_config(arguments: argparse.Namespace) -> Config:
 
 
 def set_up_logging(
-    config: Config, arguments: argparse.Namespace, *, at_first_event: bool = False
+    config: PodConfig, arguments: argparse.Namespace, *, at_first_event: bool = False
 ) -> None:
     """Logging as configured; --json makes every line JSON."""
     form = "json" if arguments.json else config.log.format
     configure_logging(config.log.level, form, at_first_event=at_first_event)
 
 
-def keep_out_of_swap(config: Config) -> None:
+def keep_out_of_swap(config: PodConfig) -> None:
     """Lock this process's memory where `secrets.lock_memory` says so; a refusal is logged."""
     if not config.secrets.lock_memory:
         return

@@ -13,8 +13,9 @@ from typing import Any
 from agent import fs
 from agent.audit import AuditError, AuditLog
 from agent.clock import SystemClock
-from agent.commands.common import keep_out_of_swap, read_config, set_up_logging, show
-from agent.config import Config
+from agent.commands.common import config_path, keep_out_of_swap, set_up_logging, show
+from agent.configload import load_init_config
+from agent.configpod import PodConfig
 from agent.errors import Exit, UsageError
 from agent.hardening import harden
 from agent.telemetry.metrics import NullRecorder
@@ -25,7 +26,7 @@ def init(arguments: argparse.Namespace) -> int:
     """Bring the pod to where the trader may start."""
     began = time.monotonic()
     harden()
-    config = read_config(arguments)
+    config = load_init_config(config_path(arguments))
     set_up_logging(config, arguments, at_first_event=True)
     keep_out_of_swap(config)
     _make_state_folder(config)
@@ -39,7 +40,7 @@ def init(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _steps(config: Config) -> dict[str, Any]:
+def _steps(config: PodConfig) -> dict[str, Any]:
     audit = AuditLog(config.state_path, **dict(config.audit))
     told: dict[str, Any] = {}
     try:
@@ -52,7 +53,7 @@ def _steps(config: Config) -> dict[str, Any]:
     return told
 
 
-def _make_state_folder(config: Config) -> None:
+def _make_state_folder(config: PodConfig) -> None:
     folder = config.state_path
     try:
         fs.make_dirs_durable(folder)
@@ -64,7 +65,7 @@ def _make_state_folder(config: Config) -> None:
         ) from error
 
 
-def _secrets(config: Config, audit: AuditLog) -> dict[str, Any]:
+def _secrets(config: PodConfig, audit: AuditLog) -> dict[str, Any]:
     from agent.secrets.service import SecretsService
 
     service = SecretsService(
@@ -86,7 +87,7 @@ def _secrets(config: Config, audit: AuditLog) -> dict[str, Any]:
     }
 
 
-def _bundle(config: Config, audit: AuditLog) -> dict[str, Any]:
+def _bundle(config: PodConfig, audit: AuditLog) -> dict[str, Any]:
     from agent.bundles.init import init_bundle
 
     version = init_bundle(

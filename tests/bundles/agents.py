@@ -13,7 +13,7 @@ from typing import Any
 from agent.audit import AuditLog
 from agent.bundles.job import BundlesJob
 from agent.clock import SystemClock
-from agent.config import Bundles
+from agent.configpod import Bundles
 from agent.errors import AgentError
 from agent.gates import Reading, Result
 from agent.state import StateDB

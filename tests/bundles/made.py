@@ -12,7 +12,7 @@ from agent.bundles.model import Manifest
 from agent.bundles.publish import publish
 from agent.bundles.staging import stage
 from agent.bundles.stores.folder import FolderStore
-from agent.config import Limits
+from agent.configpod import Limits
 from agent.units import Bytes, Version
 
 REAL = Path(__file__).parents[2] / "agent" / "demo" / "bundles" / "v2025-07-06"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.bundles.health import TraderProbe, judge
-from agent.config import TraderHealth
+from agent.configpod import TraderHealth
 from agent.units import Seconds
 from tests.faults.trader import TraderStub
 

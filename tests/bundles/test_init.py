@@ -19,7 +19,7 @@ from agent.bundles.model import Desired
 from agent.bundles.verdicts import Verdicts
 from agent.bundles.verified import Verified, verify
 from agent.clock import SystemClock
-from agent.config import Bundles
+from agent.configpod import Bundles
 from agent.errors import Exit
 from agent.units import UnixTime, Version
 from tests.bundles.made import V1, V2, ask_for, published

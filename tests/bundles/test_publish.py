@@ -20,7 +20,7 @@ from agent.bundles.manifest import build_manifest, parse_manifest
 from agent.bundles.publish import publish
 from agent.bundles.stores.folder import FolderStore
 from agent.bundles.validation import validate_bundle
-from agent.config import Limits
+from agent.configpod import Limits
 from agent.units import Version
 from tests.bundles.hostile import HOSTILE
 

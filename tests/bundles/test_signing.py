@@ -43,7 +43,8 @@ from agent.bundles.signing import (
 from agent.bundles.stores.folder import FolderStore
 from agent.bundles.trust import Proof, Trust, TrustError, way_back_statement
 from agent.clock import SystemClock
-from agent.config import Bundles, Config
+from agent.config import Config
+from agent.configpod import Bundles
 from agent.configstores import Trust as Section
 from agent.units import UnixTime, Version
 from tests.bundles.made import bundle

@@ -18,7 +18,7 @@ from agent.bundles.staging import Draft, copy, stage, sweep
 from agent.bundles.stores.folder import FolderStore
 from agent.bundles.stores.single import SingleFolder
 from agent.bundles.verified import Verified, verify
-from agent.config import Limits
+from agent.configpod import Limits
 from agent.units import Bytes, Digest, Version
 from tests.bundles.made import LIMITS, V1, V2, bundle, published
 

@@ -20,7 +20,7 @@ from agent.bundles.errors import RejectedError
 from agent.bundles.manifest import build_manifest
 from agent.bundles.model import REQUIRED_FILES
 from agent.bundles.validation import Report, _check_config, validate_bundle
-from agent.config import Limits
+from agent.configpod import Limits
 from agent.units import Bytes, Version
 from tests.bundles.hostile import HOSTILE
 

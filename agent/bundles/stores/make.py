@@ -9,7 +9,7 @@ from agent.bundles.stores.folder import FolderStore
 
 if TYPE_CHECKING:
     from agent.bundles.stores.base import Store
-    from agent.config import Bundles
+    from agent.configpod import Bundles
 
 
 def make_store(config: Bundles) -> Store | None:
