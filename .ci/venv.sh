@@ -28,6 +28,8 @@ else
 fi
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 $install install --quiet --require-hashes --no-deps --only-binary :all: -r "$lock"
+# Python 3.11's venv puts setuptools in, whose path file costs every start; the lock decides.
+grep -q '^setuptools==' "$lock" || $install uninstall --quiet --yes setuptools 2>/dev/null || true
 # The checkout itself, without building anything: a path file and the console script.
 site=$("$folder/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 pwd >"$site/jules-agent.pth"

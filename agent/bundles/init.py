@@ -18,7 +18,6 @@ from agent.audit import AuditLog
 from agent.bundles.desired import why_not
 from agent.bundles.errors import BundleError, MissingError, RejectedError, StoreError
 from agent.bundles.flip import back, forward, reconcile, set_previous
-from agent.bundles.gates import forbidden
 from agent.bundles.layout import Layout
 from agent.bundles.model import Desired, Manifest, digest_of
 from agent.bundles.orders import Orders
@@ -166,6 +165,8 @@ class _Init:
             verdicts=self._verdicts,
         )
         if reason is None and live is not None:
+            from agent.bundles.gates import forbidden  # 4 ms that a restarted pod never needs
+
             stopped = forbidden(self._orders, self._config.freeze, self._now, hotfix=False)
             if stopped is not None:
                 _log.warning("what is live stays", version=live.version, why=stopped)
