@@ -1,6 +1,6 @@
 """From a YAML file and the environment to a `Config`, or to every error at once.
 
-Order of weight, lightest first: defaults, the file, the earlier scripts' variables, `JULES_*`. A variable
+Order of weight, lightest first: defaults, the file, the earlier scripts' variables, `JULES_*`. So
 `JULES_ALERTS__INTERVAL=500ms` sets `alerts.interval`; its value is read as YAML, so lists and maps
 work too. Each error says file and line (or the variable), what is wrong there and what to write
 instead; no input value is shown, since a misplaced credential would be.
@@ -33,7 +33,7 @@ SEED_VARIABLES: dict[str, Loc] = {
     "SLACK_CHANNEL": ("alerts", "slack", "channel"),
     "SECRETS_STORAGE_PATH": ("secrets", "local", "path"),
 }
-"""The earlier scripts' variables that name one option. Those that hold a credential are in `_credentials`."""
+"""The earlier scripts' variables that name one option; `_credentials` has those that hold one."""
 
 BACKEND_VARIABLES: dict[str, Loc] = {
     "VAULT_URL": ("secrets", "vault", "url"),
