@@ -129,6 +129,13 @@ def test_status_of_no_agent_ends_with_7_and_a_remedy(tmp_path: Path) -> None:
     assert "what to do" in done.stderr
 
 
+def test_publishing_a_folder_that_is_not_there_says_so(tmp_path: Path) -> None:
+    gone = str(tmp_path / "gone")
+    done = jules("bundle", "publish", gone, "--store", str(tmp_path / "s"), "--channel", "c")
+    assert done.returncode == 2
+    assert f"there is no folder {gone}" in done.stderr
+
+
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     command = f"{sys.executable} -m agent --help | head -c 1 >/dev/null; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(

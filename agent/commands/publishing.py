@@ -204,6 +204,8 @@ def _where(arguments: argparse.Namespace) -> tuple[Path, str]:
 
 
 def _version_of(source: Path) -> str:
+    if not source.is_dir():
+        raise UsageError(f"there is no folder {source}", "name the folder with the bundle's files")
     try:
         return str(json.loads((source / "metadata.json").read_bytes())["version"])
     except (OSError, ValueError, KeyError, TypeError):
