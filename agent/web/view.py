@@ -21,12 +21,19 @@ __all__ = ["Node", "body", "title", "verdict"]
 _log = get_logger(__name__)
 
 _MARKS = {"good": "✓", "warn": "▲", "bad": "✕"}
+_CALM = {"none": "steady", "info": "info"}
+"""Severities that call for nobody, and their badge: a watchdog that always fires, a word to know.
+They are shown last and leave the page green."""
 
 
 def verdict(status: Mapping[str, Any]) -> tuple[str, str, str]:
     """Tone (`good`, `warn`, `bad`), one or two words, and a sentence."""
     wrong = [item for item in status["conditions"] if not item["ok"]]
-    alerts = (status.get("alerts") or {}).get("alerts", [])
+    alerts = [
+        alert
+        for alert in (status.get("alerts") or {}).get("alerts", [])
+        if alert.get("severity") not in _CALM
+    ]
     firing = [alert for alert in alerts if alert["state"] == "firing"]
     told = _counted(len(firing), "alert fires", "alerts fire") if firing else ""
     if not status["live"]:
@@ -174,7 +181,10 @@ def _alerts(status: Mapping[str, Any], now: UnixTime) -> Node:
     if alerts is None:
         return section("Alerts", el("p", "quiet", "Switched off here."))
     order = {"firing": 0, "pending": 1}
-    found = sorted(alerts["alerts"], key=lambda a: (order.get(a["state"], 2), a["active_at"]))
+    found = sorted(
+        alerts["alerts"],
+        key=lambda a: (a.get("severity") in _CALM, order.get(a["state"], 2), a["active_at"]),
+    )
     shown_here, beyond = found[:_MOST_CARDS], len(found) - _MOST_CARDS
     rows = [_alert(alert, now) for alert in shown_here]
     if beyond > 0:
@@ -188,8 +198,9 @@ def _alerts(status: Mapping[str, Any], now: UnixTime) -> Node:
 
 
 def _alert(alert: Mapping[str, Any], now: UnixTime) -> Node:
-    firing = alert["state"] == "firing"
-    tone = "bad" if firing and alert.get("severity") == "critical" else "warn"
+    severity, firing = alert.get("severity"), alert["state"] == "firing"
+    tone = "bad" if firing and severity == "critical" else "good" if severity in _CALM else "warn"
+    state = _CALM.get(severity or "", "firing") if firing else shown(alert["state"])
     annotations = alert.get("annotations") or {}
     told = annotations.get("summary") or annotations.get("description") or ""
     runbook = annotations.get("runbook_url") or ""
@@ -205,9 +216,9 @@ def _alert(alert: Mapping[str, Any], now: UnixTime) -> Node:
         el(
             "div",
             "line",
-            badge("firing" if firing else shown(alert["state"]), tone, strong=firing),
+            badge(state, tone, strong=firing and tone != "good"),
             el("b", "", shown(alert["name"])),
-            el("span", "quiet", shown(alert.get("severity") or "no severity")),
+            el("span", "quiet", shown(severity or "no severity")),
             el("span", "value", "value ", el("b", "", shown(alert.get("value")))),
             el("span", "quiet", "for ", ago(since or alert["active_at"], now, after="")),
         ),

@@ -74,6 +74,22 @@ def test_green_says_so_and_what_is_live() -> None:
     assert "pagerduty ✓ clear none 8 min 20 s ago 12" in seen.text
 
 
+def test_what_calls_for_nobody_leaves_the_page_green_and_stands_last() -> None:
+    face = FakeFace()
+    face.tree["alerts"]["alerts"] = [
+        {**FIRING, "name": "Watchdog", "severity": "none"},
+        {**FIRING, "name": "InfoConfigurationReloaded", "severity": "info"},
+    ]
+    seen = served(face)
+    assert seen.title.startswith("✓ All well")
+    assert "✓ steady Watchdog none" in seen.text
+    assert "✓ info InfoConfigurationReloaded info" in seen.text
+    face.tree["alerts"]["alerts"].append({**FIRING, "severity": "warning"})
+    seen = served(face)
+    assert "▲ Attention 1 alert fires" in seen.text
+    assert seen.text.index(str(FIRING["name"])) < seen.text.index("Watchdog")
+
+
 def test_red_leads_with_what_is_missing_and_what_to_do() -> None:
     seen = served(red())
     assert seen.title.startswith("✕ Not ready")
