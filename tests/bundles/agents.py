@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -150,3 +151,11 @@ async def ended(job: BundlesJob, version: str, state: str) -> dict[str, Any]:
 
     found: dict[str, Any] = await until(f"{version} to be {state}: {newest(job, version)}", seen)
     return found
+
+
+def live(place: Place) -> str | None:
+    """The version that `current` names."""
+    try:
+        return os.path.basename(os.readlink(place.root / "current"))
+    except OSError:
+        return None

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,27 +20,10 @@ from agent.bundles.hooks import Flip, tell
 from agent.bundles.model import State
 from agent.configrollouts import OnFlip
 from agent.units import Version
-from tests.bundles.agents import FIRING, Place, ended, until
+from tests.bundles.agents import FIRING, Place, ended, live, until
 from tests.bundles.made import published
-from tests.faults.trader import TraderStub
 
 FLIP = Flip(Version("v2"), Version("v1"), Path("/models/bundles/v2"))
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    trader = TraderStub()
-    made = Place(tmp_path, trader)
-    trader.version = lambda: live(made)
-    yield made
-    trader.close()
-
-
-def live(place: Place) -> str | None:
-    try:
-        return os.path.basename(os.readlink(place.root / "current"))
-    except OSError:
-        return None
 
 
 def script(tmp: Path, body: str) -> list[str]:

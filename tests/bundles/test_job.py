@@ -8,8 +8,6 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,25 +20,8 @@ from agent.bundles.model import FileEntry, State
 from agent.bundles.stores.base import StoreFile
 from agent.errors import AgentError, UsageError
 from agent.units import Bytes, Digest, Seconds, Version
-from tests.bundles.agents import FIRING, Place, ended, newest, until
+from tests.bundles.agents import FIRING, Place, ended, live, newest, until
 from tests.bundles.made import ask_for, bundle, published
-from tests.faults.trader import TraderStub
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    trader = TraderStub()
-    made = Place(tmp_path, trader)
-    trader.version = lambda: live(made)
-    yield made
-    trader.close()
-
-
-def live(place: Place) -> str | None:
-    try:
-        return os.path.basename(os.readlink(place.root / "current"))
-    except OSError:
-        return None
 
 
 def previous(place: Place) -> str | None:

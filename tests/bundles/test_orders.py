@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,10 +17,9 @@ from agent.bundles.orders import Hold, Orders
 from agent.clock import SystemClock
 from agent.errors import UsageError
 from agent.units import UnixTime, Version
-from tests.bundles.agents import Place, ended, newest, until
+from tests.bundles.agents import Place, ended, live, newest, until
 from tests.bundles.made import published
 from tests.faults.clock import FakeClock
-from tests.faults.trader import TraderStub
 
 ALWAYS = [
     {"name": "always", "zone": "UTC", "start": "00:00", "end": "12:00", "days": days}
@@ -35,22 +33,6 @@ ALWAYS = [
         "days": ["mon", "tue", "wed", "thu", "fri", "sat", "sun"],
     }
 ]
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    trader = TraderStub()
-    made = Place(tmp_path, trader)
-    trader.version = lambda: live(made)
-    yield made
-    trader.close()
-
-
-def live(place: Place) -> str | None:
-    try:
-        return os.path.basename(os.readlink(place.root / "current"))
-    except OSError:
-        return None
 
 
 def link(place: Place) -> os.stat_result:
